@@ -1,0 +1,75 @@
+# Everything runs in .venv/, which the first command that needs it creates.
+# A stamp is written after an installation has succeeded, so that the next run starts at once
+# and an interrupted one starts over.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+CREATED := $(VENV)/.created
+RUNTIME := $(VENV)/.installed
+DEVELOPMENT := $(VENV)/.installed-development
+
+# TensorFlow's C++ notes on the processor are no news; its errors still show.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+# Runs in any Python, the unsupported ones too.
+define CHECK_PYTHON
+import sys
+if not (3, 10) <= sys.version_info[:2] < (3, 14):
+    sys.exit("amaml-tf needs Python 3.10 to 3.13 and '$(PYTHON)' is %d.%d: name another, as in "
+             "'make PYTHON=python3.12 $(firstword $(MAKECMDGOALS))'." % sys.version_info[:2])
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit("'$(PYTHON)' cannot make virtual environments: install its 'venv' module "
+             "(on Debian and Ubuntu: apt install python%d.%d-venv)." % sys.version_info[:2])
+endef
+export CHECK_PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test check format clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv/, PYTEST_ARGS='-k adjoint' the tests."
+
+quickstart: $(RUNTIME) ## set up and meta-learn a small example, with a picture and an export
+	@$(BIN)/python -m amaml_tf.quickstart
+
+# A TensorFlow process takes about 1 GB: no more than four, whatever the machine's cores.
+test: $(DEVELOPMENT) ## set up and run the tests
+	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 $(PYTEST_ARGS)
+
+check: $(DEVELOPMENT) ## check formatting, lint and types, changing nothing
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+
+format: $(DEVELOPMENT) ## format, and mend the lint that mends itself
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+clean: ## remove .venv/, caches and built packages
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(CREATED):
+	@command -v $(PYTHON) >/dev/null || { echo "No '$(PYTHON)' here: install Python 3.10 to 3.13," \
+	    "or name one, as in 'make PYTHON=/path/to/python3.12'." >&2; exit 1; }
+	@$(PYTHON) -c "$$CHECK_PYTHON"
+	@echo "Creating $(VENV)/ ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(RUNTIME): $(CREATED) setup.cfg pyproject.toml
+	@echo "Installing amaml-tf into $(VENV)/ (a few minutes; TensorFlow is about 600 MB) ..."
+	@$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(DEVELOPMENT): $(RUNTIME)
+	@echo "Installing the tools for tests and checks into $(VENV)/ ..."
+	@$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
+	@touch $@

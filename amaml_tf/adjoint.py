@@ -1,0 +1,257 @@
+"""The backward passes: from the cotangent of u(T) to those of u(0) and of the constants.
+
+Pure functions of a recorded trajectory; nothing here knows `tf.custom_gradient`, models or
+losses. For du/dt = f(u; c) and a loss L of u(T), with λ(T) = dL/du(T) (Li et al., "Meta-Learning
+with Adjoint Methods", AISTATS 2023; for gradient flows -df/du is the Hessian of the support loss):
+
+    dλ/dt = -(df/du)ᵀ λ,     dL/du(0) = λ(0),     dL/dc = ∫ (df/dc)ᵀ λ dt
+
+The *continuous* adjoint solves these equations, reading u(t) from the trajectory: integrating u
+backwards instead would amplify errors exponentially. The *discrete* adjoint differentiates the
+steps that the solver took: it is exact for the discretised flow.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from amaml_tf.segments import Segment, fold_backwards
+from amaml_tf.solvers.integrate import COMPLETED, integrate
+from amaml_tf.solvers.one_step import OneStepSolver
+from amaml_tf.solvers.system import System
+from amaml_tf.solvers.trajectory import Trajectory
+
+Constants = tuple[tf.Tensor, ...]
+
+
+class AdjointDiagnostics(NamedTuple):
+    """What a backward pass did, per row.
+
+    Attributes:
+        status: int32 `[B]`, COMPLETED (0) or the failure of the adjoint's own solve.
+        num_evaluations: int32 `[B]`, evaluations of f, for recomputing or interpolating u(t).
+        num_vector_jacobian_products: int32 `[B]`; for gradient flows, Hessian-vector products.
+        growth: float `[B]`, the largest norm of λ(t) over that of λ(T), 1 if it only shrinks.
+    """
+
+    status: tf.Tensor
+    num_evaluations: tf.Tensor
+    num_vector_jacobian_products: tf.Tensor
+    growth: tf.Tensor
+
+
+class Adjoint(NamedTuple):
+    """λ(0) `[B, P]`, the cotangents of the constants `[B, Q_k]`, and diagnostics."""
+
+    state: tf.Tensor
+    constants: Constants
+    diagnostics: AdjointDiagnostics
+
+
+def discrete_adjoint(
+    solver: OneStepSolver,
+    system: System,
+    trajectory: Trajectory,
+    cotangent: tf.Tensor,
+    constants: Constants,
+) -> Adjoint:
+    """Differentiates the steps of `trajectory`, with step sizes and stages held fixed.
+
+    Args:
+        solver: the one that made the trajectory.
+        system: with `vjp`.
+        trajectory: of `solver` and `system`.
+        cotangent: `[B, P]`, λ(T).
+        constants: zeros, `[B, Q_k]` for every constant of the system.
+
+    Returns:
+        An `Adjoint`; one vector-Jacobian product per evaluation of the forward solve.
+    """
+
+    def reverse_step(n: Any, segment: Segment, carry: Any) -> Any:
+        state_bar, constants_bar, peak, products = carry
+        taken = trajectory.step(n)
+        state_bar, constants_bar = solver.step_vjp(
+            system,
+            taken.time,
+            taken.step_size,
+            taken.num_stages,
+            segment.points,
+            segment.row(n),
+            state_bar,
+            constants_bar,
+        )
+        peak = tf.maximum(peak, tf.norm(state_bar, axis=-1))
+        return state_bar, constants_bar, peak, products + taken.num_stages
+
+    def visit(segment: Segment, carry: Any) -> Any:
+        _, carry = tf.while_loop(
+            lambda n, carry: n >= segment.first,
+            lambda n, carry: (n - 1, reverse_step(n, segment, carry)),
+            (segment.end - 1, carry),
+            maximum_iterations=trajectory.offsets.shape[0],
+        )
+        return carry
+
+    start = tf.norm(cotangent, axis=-1)
+    none = tf.zeros_like(trajectory.num_stages[0])
+    carry = (cotangent, constants, start, none)
+    carry, evaluations = fold_backwards(solver, system, trajectory, carry, visit)
+    state_bar, constants_bar, peak, products = carry
+    diagnostics = AdjointDiagnostics(none + COMPLETED, evaluations, products, _ratio(peak, start))
+    return Adjoint(state_bar, constants_bar, diagnostics)
+
+
+def continuous_adjoint(
+    solver: OneStepSolver,
+    system: System,
+    trajectory: Trajectory,
+    cotangent: tf.Tensor,
+    constants: Constants,
+    adjoint_solver: OneStepSolver,
+    max_num_steps: int,
+) -> Adjoint:
+    """Solves the adjoint ODE from T back to 0 over the stored trajectory.
+
+    Between the states of the forward steps u(t) is the cubic Hermite polynomial of their values
+    and derivatives (local error of order 4). The local error of λ is compared, in norm, with
+    `rtol` times the norm of λ itself, whatever its size: `atol` has no say. The integrals for the
+    constants are solved with λ and do not enter the error.
+
+    Args:
+        solver: the one that made the trajectory.
+        system: with `vjp`.
+        trajectory: of `solver` and `system`.
+        cotangent: `[B, P]`, λ(T).
+        constants: zeros, `[B, Q_k]` for every constant of the system.
+        adjoint_solver: for the adjoint ODE, with its own tolerances.
+        max_num_steps: cap on its steps for each segment of the trajectory.
+
+    Returns:
+        An `Adjoint`. A row whose adjoint solve fails has a negative status.
+    """
+    widths = [cotangent.shape[-1], *(constant.shape[-1] for constant in constants)]
+
+    def visit(segment: Segment, carry: Any) -> Any:
+        row, status, peak, products, evaluations = carry
+        flow = _DenseOutput.of(system, segment)
+        backward = _adjoint_system(system, flow, widths)
+        solution = integrate(
+            adjoint_solver,
+            backward,
+            tf.zeros_like(flow.end_time),
+            flow.end_time - flow.start_time,
+            row,
+            max_num_steps=max_num_steps,
+        )
+        done = solution.diagnostics
+        products += done.num_evaluations + done.num_jacobian_products
+        peak = tf.maximum(peak, tf.norm(solution.state[:, : widths[0]], axis=-1))
+        evaluations += segment.end - segment.first + 1
+        return solution.state, tf.minimum(status, done.status), peak, products, evaluations
+
+    start = tf.norm(cotangent, axis=-1)
+    none = tf.zeros_like(trajectory.num_stages[0])
+    carry = (tf.concat([cotangent, *constants], axis=-1), none, start, none, none)
+    carry, recomputed = fold_backwards(solver, system, trajectory, carry, visit)
+    row, status, peak, products, evaluations = carry
+    state_bar, *constants_bar = tf.split(row, widths, axis=-1)
+    diagnostics = AdjointDiagnostics(
+        status, recomputed + evaluations, products, _ratio(peak, start)
+    )
+    return Adjoint(state_bar, tuple(constants_bar), diagnostics)
+
+
+class _DenseOutput(NamedTuple):
+    """u(t) on one segment: nodes `[N + 1, B, P]`, their derivatives, and where they lie."""
+
+    nodes: tf.Tensor
+    slopes: tf.Tensor
+    segment: Segment
+    start_time: tf.Tensor
+    end_time: tf.Tensor
+
+    @classmethod
+    def of(cls, system: System, segment: Segment) -> _DenseOutput:
+        trajectory = segment.trajectory
+        last = segment.end - 1
+        start_time = trajectory.step(segment.first).time
+        end_time = trajectory.step(last).time + trajectory.step(last).step_size
+        shape = segment.final_state.shape
+
+        def array() -> tf.TensorArray:
+            size = trajectory.capacity + 1
+            return tf.TensorArray(shape_dtype, size, element_shape=shape, clear_after_read=False)
+
+        shape_dtype = segment.final_state.dtype
+
+        def fill(n: Any, nodes: Any, slopes: Any) -> tuple[Any, ...]:
+            state = tf.where(
+                n == segment.end,
+                segment.final_state,
+                tf.gather(segment.points, segment.row(tf.minimum(n, last))),
+            )
+            time = tf.where(n == segment.end, end_time, trajectory.step(tf.minimum(n, last)).time)
+            at = n - segment.first
+            return n + 1, nodes.write(at, state), slopes.write(at, system.derivative(time, state))
+
+        _, nodes, slopes = tf.while_loop(
+            lambda n, *_: n <= segment.end,
+            fill,
+            (segment.first, array(), array()),
+            maximum_iterations=trajectory.capacity + 1,
+        )
+        return cls(nodes.stack(), slopes.stack(), segment, start_time, end_time)
+
+    def at(self, time: tf.Tensor) -> tf.Tensor:
+        """Returns u at `time` `[B]`, each row by the step that it lies in: cubic Hermite."""
+        trajectory, first, end = self.segment.trajectory, self.segment.first, self.segment.end
+        steps = tf.range(trajectory.offsets.shape[0])[:, tf.newaxis]
+        begun = (steps >= first) & (steps < end) & (trajectory.times <= time)
+        at = tf.maximum(tf.reduce_sum(tf.cast(begun, tf.int32), axis=0) - 1, 0)
+        rows = tf.range(time.shape[0])
+        here, there = tf.stack([at, rows], axis=-1), tf.stack([at + 1, rows], axis=-1)
+        step = tf.stack([first + at, rows], axis=-1)
+        h = tf.gather_nd(trajectory.step_sizes, step)
+        elapsed = time - tf.gather_nd(trajectory.times, step)
+        theta = tf.clip_by_value(tf.math.divide_no_nan(elapsed, h), 0, 1)[:, tf.newaxis]
+        h = h[:, tf.newaxis]
+        u0, u1 = tf.gather_nd(self.nodes, here), tf.gather_nd(self.nodes, there)
+        f0, f1 = tf.gather_nd(self.slopes, here), tf.gather_nd(self.slopes, there)
+        # Hairer, Nørsett, Wanner, "Solving ODEs I", equation (II.6.7)
+        bend = (1 - 2 * theta) * (u1 - u0) + (theta - 1) * h * f0 + theta * h * f1
+        return (1 - theta) * u0 + theta * u1 + theta * (theta - 1) * bend
+
+
+def _adjoint_system(system: System, flow: _DenseOutput, widths: list[int]) -> System:
+    """The adjoint ODE in backward time s = end_time - t, with the integrals of the constants."""
+
+    def derivative(backward_time: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
+        time = flow.end_time - backward_time
+        state_bar, constants_bar = system.vjp(time, flow.at(time), row[:, : widths[0]])
+        return tf.concat([state_bar, *constants_bar], axis=-1)
+
+    def error_ratio(
+        error: tf.Tensor, row: tf.Tensor, new_row: tf.Tensor, rtol: float, atol: float
+    ) -> tf.Tensor:
+        del atol
+
+        def size(x: tf.Tensor) -> tf.Tensor:
+            return tf.norm(x[:, : widths[0]], axis=-1)
+
+        tiny = np.finfo(error.dtype.as_numpy_dtype).tiny
+        return size(error) / (rtol * tf.maximum(size(row), size(new_row)) + tiny)
+
+    return System(
+        derivative,
+        # The equation is linear in λ: it is its own Jacobian product.
+        jacobian_product=lambda time, row, vector: derivative(time, vector),
+        error_ratio=error_ratio,
+    )
+
+
+def _ratio(peak: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    return tf.maximum(tf.math.divide_no_nan(peak, start), 1)

@@ -1,0 +1,119 @@
+"""Explicit Runge-Kutta methods given by a tableau, and their reverse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from amaml_tf.solvers.one_step import OneStepSolver, Step
+from amaml_tf.solvers.system import System
+
+
+class ExplicitRungeKutta(OneStepSolver):
+    """One step of `U_i = y + h sum_{j<i} a_ij f(U_j)`, `y' = y + h sum_i b_i f(U_i)`.
+
+    Subclasses set the class attributes. An adaptive subclass has `a` with one more row, equal to
+    `b`: f at the end of the step is that of the next one's start, and enters the error estimate.
+    """
+
+    #: Matrix a `[S, S]`, strictly lower triangular; row i gives the state of stage i.
+    a: np.ndarray
+    #: Weights b `[S]`.
+    b: np.ndarray
+    #: Weights of the error estimate `[S + 1]`, or None.
+    error_weights: np.ndarray | None = None
+
+    def plan(self, memory: Any, step_size: tf.Tensor) -> tf.Tensor:
+        del memory
+        return tf.fill(tf.shape(step_size), len(self.b))
+
+    def step(
+        self,
+        system: System,
+        time: tf.Tensor,
+        state: tf.Tensor,
+        derivative: tf.Tensor,
+        known: tf.Tensor,
+        step_size: tf.Tensor,
+        num_stages: tf.Tensor,
+        points: tf.TensorArray | None = None,
+        offset: tf.Tensor | int = 0,
+    ) -> Step:
+        del num_stages
+        recording = points is not None
+        last_point = tf.cast(points.size(), tf.int32) - 1 if recording else 0
+        stages = len(self.b)
+        a = tf.constant(np.vstack([self.a, self.b]), state.dtype)
+        c = tf.reduce_sum(a, axis=1)
+        h = step_size[:, tf.newaxis]
+        # An adaptive method evaluates f at the new state, and next time knows that of stage 0.
+        count = stages + 1 if self.adaptive else stages
+        first = tf.constant(0)
+        slopes = tf.zeros([count, *state.shape], state.dtype)
+        if self.adaptive:
+            first = tf.cast(known, tf.int32)
+            slopes = tf.tensor_scatter_nd_update(slopes, [[0]], [derivative])
+            if recording:
+                points = points.write(tf.minimum(offset, last_point), state)
+
+        def stage(i: Any, slopes: Any, points: Any) -> tuple[Any, ...]:
+            stage_state = state + h * tf.tensordot(tf.gather(a, i), slopes[:stages], 1)
+            if recording:
+                points = points.write(tf.minimum(offset + i, last_point), stage_state)
+            slope = system.derivative(time + tf.gather(c, i) * step_size, stage_state)
+            return i + 1, tf.tensor_scatter_nd_update(slopes, [[i]], [slope]), points
+
+        _, slopes, points = tf.while_loop(
+            lambda i, *_: i < count,
+            stage,
+            (first, slopes, points if recording else ()),
+            maximum_iterations=count,
+        )
+        new_state = state + h * tf.tensordot(a[stages], slopes[:stages], 1)
+        if not self.adaptive:
+            none = state[:, :0]
+            return Step(new_state, none, none, None, points if recording else None)
+        weights = tf.constant(self.error_weights, state.dtype)
+        error = h * tf.tensordot(weights, slopes, 1)
+        return Step(
+            new_state, slopes[0], slopes[stages], error, points if recording else None
+        )
+
+    def step_vjp(
+        self,
+        system: System,
+        time: tf.Tensor,
+        step_size: tf.Tensor,
+        num_stages: tf.Tensor,
+        points: tf.Tensor,
+        offset: tf.Tensor,
+        cotangent: tf.Tensor,
+        constants: tuple[tf.Tensor, ...],
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+        # With U_bar_i the cotangent of stage state i:
+        #   f_bar_i = h (b_i y_bar + sum_{m>i} a_mi U_bar_m),   U_bar_i = (df/dy)^T f_bar_i
+        del num_stages
+        stages = len(self.b)
+        a, b = tf.constant(self.a, cotangent.dtype), tf.constant(self.b, cotangent.dtype)
+        c = tf.reduce_sum(a, axis=1)
+        h = step_size[:, tf.newaxis]
+
+        def stage(i: Any, stage_bars: Any, constants: Any) -> tuple[Any, ...]:
+            from_later = tf.tensordot(tf.gather(a, i, axis=1), stage_bars, 1)
+            f_bar = h * (tf.gather(b, i) * cotangent + from_later)
+            stage_bar, from_constants = system.vjp(
+                time + tf.gather(c, i) * step_size, tf.gather(points, offset + i), f_bar
+            )
+            constants = tuple(x + y for x, y in zip(constants, from_constants, strict=True))
+            return i - 1, tf.tensor_scatter_nd_update(stage_bars, [[i]], [stage_bar]), constants
+
+        stage_bars = tf.zeros([stages, *cotangent.shape], cotangent.dtype)
+        _, stage_bars, constants = tf.while_loop(
+            lambda i, *_: i >= 0,
+            stage,
+            (tf.constant(stages - 1), stage_bars, constants),
+            maximum_iterations=stages,
+        )
+        return cotangent + tf.reduce_sum(stage_bars, axis=0), constants

@@ -1,0 +1,46 @@
+"""What the fixed-step solvers share: their arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaml_tf.solvers.explicit_runge_kutta import ExplicitRungeKutta
+
+
+class FixedStepSolver(ExplicitRungeKutta):
+    """An explicit Runge-Kutta method with equal steps.
+
+    Args:
+        step_size: length of a step in units of time, > 0. An interval that is no multiple of it
+            is covered by the fewest equal steps that are not longer.
+        max_num_steps: cap on the number of steps of a solve; None is as many as the interval
+            takes, which must then be a Python number.
+        make_adjoint_solver_fn: see `tfp.math.ode.Solver`.
+        validate_args: see `tfp.math.ode.Solver`.
+        name: of the solver.
+
+    Raises:
+        ValueError: if `step_size` is not above 0 or `max_num_steps` is below 1.
+    """
+
+    adaptive = False
+
+    def __init__(
+        self,
+        step_size: float,
+        max_num_steps: int | None = None,
+        make_adjoint_solver_fn: Any = None,
+        validate_args: bool = False,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            make_adjoint_solver_fn=make_adjoint_solver_fn,
+            validate_args=validate_args,
+            name=name or type(self).__name__,
+        )
+        if not step_size > 0:
+            raise ValueError(f"Expected step_size to be above 0, got {step_size}.")
+        if max_num_steps is not None and max_num_steps < 1:
+            raise ValueError(f"Expected max_num_steps to be None or >= 1, got {max_num_steps}.")
+        self.step_size = float(step_size)
+        self.max_num_steps = max_num_steps

@@ -1,0 +1,293 @@
+"""The loop that takes one-step methods through time, one row a problem, with caps.
+
+Every row has its own time, step size and status: a hard task does not shorten the steps of the
+others, and a task that fails does not stop them. What the rows share are the passes of the loop,
+so the wall time of a batch is that of its slowest row, and never more.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from amaml_tf.solvers.one_step import OneStepSolver
+from amaml_tf.solvers.system import System
+from amaml_tf.solvers.trajectory import Recorder, Trajectory
+
+# Status of a row. Failures are negative, as `tfp.math.ode.Diagnostics.status` has it.
+RUNNING = 1
+COMPLETED = 0
+NON_FINITE = -1
+STEP_LIMIT = -2
+STEP_TOO_SMALL = -3
+
+# A fixed step may be this much longer than asked for, so that 0.3 / 0.1 is three steps, not four.
+_STEP_COUNT_SLACK = 1e-5
+
+
+class Diagnostics(NamedTuple):
+    """What a solve did, per row: int32 `[B]` unless said otherwise.
+
+    Attributes:
+        status: COMPLETED (0), or a failure: NON_FINITE (-1), STEP_LIMIT (-2),
+            STEP_TOO_SMALL (-3).
+        time: float `[B]`, the time reached.
+        num_accepted_steps: steps taken.
+        num_rejected_steps: attempts whose error was too large.
+        num_evaluations: evaluations of the derivative.
+        num_jacobian_products: products made to estimate the spectral radius.
+        max_stages: the most evaluations in one step.
+        spectral_radius: float `[B]`, the largest estimate seen; 0 for solvers that need none.
+    """
+
+    status: tf.Tensor
+    time: tf.Tensor
+    num_accepted_steps: tf.Tensor
+    num_rejected_steps: tf.Tensor
+    num_evaluations: tf.Tensor
+    num_jacobian_products: tf.Tensor
+    max_stages: tf.Tensor
+    spectral_radius: tf.Tensor
+
+
+class Solution(NamedTuple):
+    """State reached `[B, P]`, diagnostics, the trajectory if recorded, and a warm start."""
+
+    state: tf.Tensor
+    diagnostics: Diagnostics
+    trajectory: Trajectory | None
+    warm_start: WarmStart | None = None
+
+
+class WarmStart(NamedTuple):
+    """What an adaptive solve knows, and a later one can begin with.
+
+    Attributes:
+        step_size: `[B]`, the next to try.
+        derivative: `[B, P]`, f at the current state (`[B, 0]` for fixed-step solvers).
+        known: bool scalar, whether `derivative` has been evaluated.
+        rejected: bool `[B]`, whether the last attempt failed, or none was made.
+        memory: the solver's own.
+    """
+
+    step_size: tf.Tensor
+    derivative: tf.Tensor
+    known: tf.Tensor
+    rejected: tf.Tensor
+    memory: Any
+
+
+class _Loop(NamedTuple):
+    num_iterations: tf.Tensor
+    state: tf.Tensor
+    control: WarmStart
+    diagnostics: Diagnostics
+    recorder: Recorder | tuple[()]
+
+
+def as_tensor(value: Any, dtype: tf.DType) -> tf.Tensor:
+    """Returns `value` as a tensor of `dtype`; Python numbers don't pass through float32."""
+    return tf.cast(value, dtype) if tf.is_tensor(value) else tf.convert_to_tensor(value, dtype)
+
+
+def num_fixed_steps(step_size: float, interval: Any) -> Any:
+    """Returns how many equal steps, none longer than `step_size`, cover `interval`.
+
+    An int for a Python number, an int32 scalar for a tensor.
+    """
+    if tf.is_tensor(interval):
+        ratio = tf.cast(interval, tf.float64) / step_size
+        return tf.maximum(tf.cast(tf.math.ceil(ratio * (1 - _STEP_COUNT_SLACK)), tf.int32), 1)
+    return max(int(np.ceil(interval / step_size * (1 - _STEP_COUNT_SLACK))), 1)
+
+
+def integrate(
+    solver: OneStepSolver,
+    system: System,
+    initial_time: Any,
+    final_time: Any,
+    initial_state: tf.Tensor,
+    *,
+    max_num_steps: Any,
+    capacity: int | None = None,
+    warm_start: WarmStart | None = None,
+) -> Solution:
+    """Integrates every row of `system` from `initial_time` to `final_time`.
+
+    Args:
+        solver: the method.
+        system: the problems.
+        initial_time: float scalar or `[B]`.
+        final_time: float scalar or `[B]`, not before `initial_time`. A fixed-step solver takes as
+            many steps in every row as the longest interval needs.
+        initial_state: `[B, P]` of static shape.
+        max_num_steps: most passes of the loop (accepted or rejected). Rows that are not there by
+            then end with STEP_LIMIT. A Python int where the trajectory is recorded.
+        capacity: record the trajectory in buffers of this many states (a power of two); None
+            records nothing.
+        warm_start: of an earlier solve of the same system, to go on from.
+
+    Returns:
+        A `Solution`. Rows that failed hold their last finite state.
+    """
+    state = tf.convert_to_tensor(initial_state)
+    rows = tf.reduce_sum(tf.zeros_like(state), axis=-1)
+    t0 = as_tensor(initial_time, state.dtype) + rows
+    t1 = as_tensor(final_time, state.dtype) + rows
+    control = cold_start(solver, state, t1 - t0) if warm_start is None else warm_start
+    recorder = () if capacity is None else Recorder.empty(capacity, max_num_steps, state)
+    loop = _Loop(tf.constant(0), state, control, nothing_done(state, t0), recorder)
+    num_fixed = None
+    if not solver.adaptive:
+        num_fixed = tf.convert_to_tensor(num_fixed_steps(solver.step_size, tf.reduce_max(t1 - t0)))
+
+    def condition(loop: _Loop) -> tf.Tensor:
+        running = tf.reduce_any(loop.diagnostics.status == RUNNING)
+        return (loop.num_iterations < max_num_steps) & running
+
+    def body(loop: _Loop) -> tuple[_Loop]:
+        return (_advance(solver, system, t0, t1, num_fixed, capacity, loop),)
+
+    (loop,) = tf.while_loop(condition, body, (loop,), maximum_iterations=max_num_steps)
+    status = loop.diagnostics.status
+    diagnostics = loop.diagnostics._replace(status=tf.where(status == RUNNING, STEP_LIMIT, status))
+    trajectory = None if capacity is None else loop.recorder.finish(diagnostics.time, loop.state)
+    return Solution(loop.state, diagnostics, trajectory, loop.control)
+
+
+def cold_start(solver: OneStepSolver, state: tf.Tensor, interval: tf.Tensor) -> WarmStart:
+    """Returns what is known before the first evaluation at `state`, of a run over `interval`."""
+    rows = tf.zeros_like(state[:, 0])
+    first = interval
+    if solver.adaptive and solver.first_step_size is not None:
+        first = rows + solver.first_step_size
+    return WarmStart(
+        step_size=rows + first,
+        derivative=tf.zeros_like(state) if solver.adaptive else state[:, :0],
+        known=tf.constant(False),
+        rejected=rows >= 0,
+        memory=solver.initial_memory(state),
+    )
+
+
+def nothing_done(state: tf.Tensor, time: tf.Tensor) -> Diagnostics:
+    """Returns the diagnostics of a run that is at its first `state` `[B, P]` and `time` `[B]`."""
+    none = tf.zeros_like(time, tf.int32)
+    finite = tf.reduce_all(tf.math.is_finite(state), -1)
+    counts = (none,) * 5
+    return Diagnostics(tf.where(finite, RUNNING, NON_FINITE), time, *counts, tf.zeros_like(time))
+
+
+def total(before: Diagnostics, after: Diagnostics) -> Diagnostics:
+    """Returns the diagnostics of two runs, one after the other, of the same rows."""
+    return Diagnostics(
+        status=after.status,
+        time=after.time,
+        num_accepted_steps=before.num_accepted_steps + after.num_accepted_steps,
+        num_rejected_steps=before.num_rejected_steps + after.num_rejected_steps,
+        num_evaluations=before.num_evaluations + after.num_evaluations,
+        num_jacobian_products=before.num_jacobian_products + after.num_jacobian_products,
+        max_stages=tf.maximum(before.max_stages, after.max_stages),
+        spectral_radius=tf.maximum(before.spectral_radius, after.spectral_radius),
+    )
+
+
+def _advance(
+    solver: OneStepSolver,
+    system: System,
+    t0: tf.Tensor,
+    t1: tf.Tensor,
+    num_fixed: tf.Tensor | None,
+    capacity: int | None,
+    loop: _Loop,
+) -> _Loop:
+    """One attempt at a step of every running row."""
+    control, done, state = loop.control, loop.diagnostics, loop.state
+    active = done.status == RUNNING
+    memory, products = solver.refresh(
+        system, done.time, state, control.memory, control.rejected, active
+    )
+    if num_fixed is None:
+        proposed = solver.limit_step_size(memory, control.step_size, ~control.known)
+        arrives = done.time + 1.01 * proposed >= t1
+        step_size = tf.where(arrives, t1 - done.time, proposed)
+    else:
+        # Counted, not summed: 50,000 additions would drift in float32.
+        step_size = proposed = (t1 - t0) / tf.cast(num_fixed, state.dtype)
+        arrives = done.num_accepted_steps + 1 >= num_fixed
+    step_size = tf.where(active, step_size, 0)
+    num_stages = tf.where(active, solver.plan(memory, step_size), 0)
+    points = offset = None
+    if capacity is not None:
+        points, offset = loop.recorder.points, loop.recorder.num_points
+    step = solver.step(
+        system,
+        done.time,
+        state,
+        control.derivative,
+        control.known,
+        step_size,
+        num_stages,
+        points,
+        offset,
+    )
+
+    finite = tf.reduce_all(tf.math.is_finite(step.state), -1)
+    if num_fixed is None:
+        ratio = system.error_ratio(step.error, state, step.state, solver.rtol, solver.atol)
+        finite &= tf.math.is_finite(ratio)
+        accepted = active & finite & (ratio <= 1)
+        factor = solver.step_size_factor(tf.where(finite, ratio, 1e30))
+        tried = tf.where(arrives & accepted, tf.maximum(proposed, step_size), step_size)
+        next_step_size = tf.where(active, factor * tried, control.step_size)
+        # No step from a point without a finite derivative will ever succeed.
+        lost = ~tf.reduce_all(tf.math.is_finite(step.start_derivative), -1)
+        lost |= next_step_size <= _smallest_step(done.time, t1 - t0)
+        failure = tf.where(finite, STEP_TOO_SMALL, NON_FINITE)
+        reached = done.time + step_size
+        evaluations = tf.where(active & ~control.known, num_stages + 1, num_stages)
+    else:
+        accepted = active & finite
+        next_step_size = step_size
+        lost, failure = ~finite, NON_FINITE
+        reached = t0 + step_size * tf.cast(done.num_accepted_steps + 1, state.dtype)
+        evaluations = num_stages
+
+    recorder = loop.recorder
+    if capacity is not None:
+        taken, stages = tf.where(accepted, step_size, 0), tf.where(accepted, num_stages, 0)
+        recorder = recorder.record_step(capacity, done.time, state, taken, stages, step.points)
+    status = tf.where(accepted & arrives, COMPLETED, done.status)
+    keep = accepted[:, tf.newaxis]
+    return _Loop(
+        num_iterations=loop.num_iterations + 1,
+        state=tf.where(keep, step.state, state),
+        control=WarmStart(
+            step_size=next_step_size,
+            derivative=tf.where(keep, step.derivative, step.start_derivative),
+            known=tf.constant(solver.adaptive),
+            rejected=active & ~accepted,
+            memory=memory,
+        ),
+        diagnostics=Diagnostics(
+            status=tf.where(active & ~accepted & lost, failure, status),
+            time=tf.where(accepted, tf.where(arrives, t1, reached), done.time),
+            num_accepted_steps=done.num_accepted_steps + tf.cast(accepted, tf.int32),
+            num_rejected_steps=done.num_rejected_steps + tf.cast(active & ~accepted, tf.int32),
+            num_evaluations=done.num_evaluations + evaluations,
+            num_jacobian_products=done.num_jacobian_products + products,
+            max_stages=tf.maximum(done.max_stages, num_stages),
+            spectral_radius=tf.maximum(
+                done.spectral_radius, solver.spectral_radius(memory, done.time)
+            ),
+        ),
+        recorder=recorder,
+    )
+
+
+def _smallest_step(time: tf.Tensor, interval: tf.Tensor) -> tf.Tensor:
+    """A step that rounding makes meaningless at `time`."""
+    resolution = float(np.finfo(time.dtype.as_numpy_dtype).eps)
+    return 16 * resolution * tf.maximum(tf.abs(time), 1e-3 * tf.abs(interval))

@@ -1,0 +1,44 @@
+"""What a solver is given to integrate: a batch of independent initial value problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+Tensor = tf.Tensor
+
+
+def elementwise_error_ratio(
+    error: Tensor, state: Tensor, new_state: Tensor, rtol: float, atol: float
+) -> Tensor:
+    """Returns the root mean square of `error / (atol + rtol max(|state|, |new_state|))` per row.
+
+    The usual mixed norm (Hairer, Nørsett, Wanner, "Solving ODEs I", section II.4): a step is
+    acceptable where the ratio is at most 1.
+    """
+    scale = atol + rtol * tf.maximum(tf.abs(state), tf.abs(new_state))
+    return tf.sqrt(tf.reduce_mean(tf.square(error / scale), axis=-1))
+
+
+class System(NamedTuple):
+    """A batch of independent initial value problems dy/dt = f(t, y; c), one row a problem.
+
+    Rows never mix: row i of every result depends on row i of the arguments alone. This is what
+    lets every row have its own step size.
+
+    Attributes:
+        derivative: `(time [B], state [B, P]) -> [B, P]`, the right-hand side f.
+        jacobian_product: `(time, state, vector [B, P]) -> [B, P]`, a linear map of `vector` with
+            the eigenvalues of df/dy (the Jacobian or its transpose).
+        vjp: `(time, state, cotangent [B, P]) -> ([B, P], constants)`: the products of the
+            transposed Jacobians df/dy and df/dc with `cotangent`; `constants` is a tuple with one
+            tensor, of leading dimension B, for every constant c. None where nobody differentiates.
+        error_ratio: the norm in which local errors are compared with the tolerances.
+    """
+
+    derivative: Callable[[Tensor, Tensor], Tensor]
+    jacobian_product: Callable[[Tensor, Tensor, Tensor], Tensor]
+    vjp: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, tuple[Tensor, ...]]] | None = None
+    error_ratio: Callable[[Tensor, Tensor, Tensor, float, float], Tensor] = elementwise_error_ratio

@@ -1,0 +1,160 @@
+"""What every family of tasks offers: streams of episodes, and how predictions are judged."""
+
+import abc
+
+import keras
+import tensorflow as tf
+
+# One task: ((support_x, support_y), (query_x, query_y)). A batch puts a task axis in front.
+Episode = tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+SPLITS = ("train", "validation", "test")
+KINDS = ("regression", "classification")
+
+
+class TaskFamily(abc.ABC):
+    """Many small tasks of one kind: a support set to learn from, a query set to be judged on.
+
+    A subclass passes the sizes to this constructor and implements `_stream`, the episodes of one
+    task each. Everything else follows.
+
+    Args:
+        kind: "regression" (float targets of shape [examples, num_outputs]) or "classification"
+            (int32 labels of shape [examples]).
+        input_shape: shape of one input, without a batch axis.
+        num_outputs: how many numbers the network predicts (regression) or classes of a task
+            (classification).
+        num_support: support examples of a training task; for classification, of each class.
+        num_query: query examples of a training task; for classification, of each class.
+        num_test_support: the same for validation and test tasks; None: as in training.
+        num_test_query: the same for validation and test tasks; None: as in training.
+        dtype: floating-point type of inputs and regression targets.
+
+    Raises:
+        ValueError: a size is not positive, or `kind` is unknown.
+    """
+
+    splits: tuple[str, ...] = SPLITS
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        input_shape: tuple[int, ...],
+        num_outputs: int,
+        num_support: int,
+        num_query: int,
+        num_test_support: int | None = None,
+        num_test_query: int | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"Expected kind to be one of {KINDS}, got {kind!r}; use one of them.")
+        self.kind = kind
+        self.input_shape = tuple(input_shape)
+        self.num_outputs = require_positive("num_outputs", num_outputs)
+        self.dtype = dtype
+        self._train_sizes = (
+            require_positive("num_support", num_support),
+            require_positive("num_query", num_query),
+        )
+        self._test_sizes = (
+            require_positive(
+                "num_test_support", num_support if num_test_support is None else num_test_support
+            ),
+            require_positive(
+                "num_test_query", num_query if num_test_query is None else num_test_query
+            ),
+        )
+
+    def sizes(self, split: str) -> tuple[int, int]:
+        """Support and query examples of a task (of each of its classes, if it has any)."""
+        return self._train_sizes if split == "train" else self._test_sizes
+
+    @property
+    def loss(self) -> keras.losses.Loss:
+        """Loss of support and query sets alike, for predictions [examples, outputs]."""
+        if self.kind == "regression":
+            return keras.losses.MeanSquaredError()
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Fresh Keras metrics: "rmse" (regression) or "accuracy" (classification)."""
+        if self.kind == "regression":
+            return [keras.metrics.RootMeanSquaredError(name="rmse")]
+        return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+
+    def episodes(
+        self,
+        split: str,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        start: int = 0,
+        num_batches: int | None = None,
+    ) -> tf.data.Dataset:
+        """A stream of episode batches `((support_x, support_y), (query_x, query_y))`.
+
+        Element i depends on (seed, split, start + i) alone, so a run that resumes at `start`
+        continues the stream it left. No global random state is read or changed.
+
+        Args:
+            split: one of `splits`.
+            batch_size: tasks in a batch, the first axis of every array.
+            seed: which stream.
+            start: number of the first batch.
+            num_batches: how many batches; None: without end.
+
+        Returns:
+            A `tf.data.Dataset` whose shapes are static.
+
+        Raises:
+            ValueError: unknown split, or a size that is not positive.
+        """
+        self.require_split(split)
+        require_positive("batch_size", batch_size)
+        if start < 0:
+            raise ValueError(
+                f"Expected start to be the number of a batch, 0 or more, got {start}; "
+                "pass 0 to begin at the beginning."
+            )
+        tasks = self._stream(split, seed, start * batch_size)
+        batches = tasks.batch(batch_size, drop_remainder=True)
+        if num_batches is not None:
+            batches = batches.take(require_positive("num_batches", num_batches))
+        return batches.prefetch(tf.data.AUTOTUNE)
+
+    def require_split(self, split: str) -> None:
+        """Raises ValueError unless `split` is one that this family has."""
+        if split not in self.splits:
+            raise ValueError(
+                f"Expected split to be one of {self.splits} for {type(self).__name__}, "
+                f"got {split!r}; use one of them."
+            )
+
+    @abc.abstractmethod
+    def _stream(self, split: str, seed: int, first: int) -> tf.data.Dataset:
+        """Episodes of one task each, without end if possible, from number `first` on."""
+
+
+def stream_seed(seed: int, split: str, purpose: str) -> tf.Tensor:
+    """Seed (int64 of shape [2]) of one stream of random numbers, apart from all other purposes."""
+    purposes = ("episodes", "order", "tasks", "scaler", "single")
+    return tf.constant(
+        [seed, SPLITS.index(split) + len(SPLITS) * purposes.index(purpose)], tf.int64
+    )
+
+
+def fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
+    """Seed (int64 of shape [2]) of element `number` of the stream of random numbers `seed`.
+
+    `tf.random.fold_in` gives other numbers for other integer types; here all count as int64.
+    """
+    return tf.random.fold_in(seed, tf.cast(number, tf.int64))
+
+
+def require_positive(name: str, value: int) -> int:
+    """Returns `value` if it is 1 or more; otherwise raises ValueError."""
+    if value < 1:
+        raise ValueError(f"Expected {name} to be 1 or more, got {value}; pass a positive number.")
+    return value

@@ -1,0 +1,95 @@
+"""Which classes are for training, validation and testing: by seed, or by name."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from amaml_tf.tasks.base import SPLITS
+
+# Shares of the classes that CIFAR-FS and miniImageNet give to training, validation and testing.
+SHARES = (0.64, 0.16, 0.20)
+
+ClassSplit = dict[str, list[int]]
+
+
+def split_by_seed(
+    num_classes: int, seed: int = 0, sizes: Sequence[int] | None = None
+) -> ClassSplit:
+    """Divides the classes at random.
+
+    Args:
+        num_classes: how many classes there are, labelled from 0.
+        seed: which division.
+        sizes: classes for training, validation and testing; None: 64%, 16% and the rest.
+
+    Returns:
+        Labels of the classes of each split, in ascending order.
+
+    Raises:
+        ValueError: `sizes` do not add up to `num_classes`.
+    """
+    if sizes is None:
+        train, validation = (round(share * num_classes) for share in SHARES[:2])
+        sizes = (train, validation, num_classes - train - validation)
+    if sum(sizes) != num_classes:
+        raise ValueError(
+            f"Expected class counts of the splits that add up to the {num_classes} classes of the "
+            f"data, got {tuple(sizes)}; correct the counts, or use the whole data set."
+        )
+    order = np.random.default_rng(seed).permutation(num_classes)
+    parts = np.split(order, np.cumsum(sizes)[:-1])
+    return {split: sorted(part.tolist()) for split, part in zip(SPLITS, parts, strict=True)}
+
+
+def split_by_names(class_names: Sequence[str], split: Mapping[str, Sequence[str]]) -> ClassSplit:
+    """Divides the classes as a list of names says; classes in no list are left out.
+
+    Args:
+        class_names: name of each class, by label.
+        split: names of the classes of "train", "validation" and "test".
+
+    Returns:
+        Labels of the classes of each split.
+
+    Raises:
+        ValueError: an unknown split or class, or a class in two splits.
+    """
+    labels = {name: label for label, name in enumerate(class_names)}
+    taken: dict[str, str] = {}
+    for part, names in split.items():
+        if part not in SPLITS:
+            raise ValueError(f"Expected splits {SPLITS}, got {part!r}; rename it.")
+        for name in names:
+            if name not in labels:
+                raise ValueError(
+                    f"Expected classes of the data set in split {part!r}, got {name!r}; use names "
+                    f"such as {list(class_names[:3])}."
+                )
+            if name in taken:
+                raise ValueError(
+                    f"Expected every class once, got {name!r} in splits {taken[name]!r} and "
+                    f"{part!r}; remove it from one."
+                )
+            taken[name] = part
+    return {part: [labels[name] for name in names] for part, names in split.items()}
+
+
+def read_split_file(path: str) -> dict[str, list[str]]:
+    """Reads `{"train": [names], "validation": [names], "test": [names]}` from a JSON file.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    file = pathlib.Path(path).expanduser()
+    expected = 'a JSON file {"train": [class names], "validation": [...], "test": [...]}'
+    if not file.is_file():
+        raise ValueError(f"Expected {expected}, got no file at {path}; check the path.")
+    try:
+        split = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"Expected {expected}, got {path}: {error}; correct it.") from error
+    if not isinstance(split, dict) or not all(isinstance(each, list) for each in split.values()):
+        raise ValueError(f"Expected {expected}, got another structure in {path}; correct it.")
+    return split

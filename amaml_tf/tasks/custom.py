@@ -1,0 +1,277 @@
+"""Tasks of the user's own: from a plain Python function, or from a `tf.data.Dataset`."""
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from amaml_tf.tasks.base import SPLITS, TaskFamily
+
+EpisodeFunction = Callable[[str, np.random.Generator], Any]
+
+
+def from_function(
+    function: EpisodeFunction,
+    *,
+    kind: str = "regression",
+    num_outputs: int | None = None,
+    splits: tuple[str, ...] = SPLITS,
+    dtype: str = "float32",
+) -> TaskFamily:
+    """A task family out of a function that makes episodes of one task as NumPy arrays.
+
+        def episode(split, rng):
+            slope = rng.uniform(1, 2) if split == "train" else rng.uniform(2, 3)
+            x = rng.uniform(-1, 1, size=(20, 1))
+            return (x[:10], slope * x[:10]), (x[10:], slope * x[10:])
+
+        family = from_function(episode)
+
+    Args:
+        function: `function(split, rng)` with `rng` a `numpy.random.Generator` to draw from. It
+            either returns one episode `((support_x, support_y), (query_x, query_y))`, and is called
+            with a fresh `rng` for every episode, or is a generator function that yields episodes;
+            then a resumed run skips those already seen. Shapes may differ between training and the
+            other splits, not within a split. Inputs are [examples, ...]; targets are
+            [examples, num_outputs] (regression) or integers below `num_outputs` of shape [examples]
+            (classification).
+        kind: "regression" or "classification".
+        num_outputs: numbers to predict or classes of a task; None: read off the targets
+            (regression only).
+        splits: which splits `function` knows.
+        dtype: floating-point type that inputs and regression targets are cast to.
+
+    Returns:
+        A `TaskFamily`.
+
+    Raises:
+        ValueError: the first episode of a split is not of that form.
+    """
+    return _FunctionTasks(function, kind, num_outputs, splits, dtype)
+
+
+def from_dataset(
+    train: tf.data.Dataset,
+    *,
+    validation: tf.data.Dataset | None = None,
+    test: tf.data.Dataset | None = None,
+    kind: str = "regression",
+    num_outputs: int | None = None,
+    dtype: str = "float32",
+) -> TaskFamily:
+    """A task family out of data sets whose elements are episodes of one task.
+
+    Each data set is repeated and batched, and otherwise left as it is: its order, and whether that
+    is the same in every run, is its own affair, and the `seed` of `episodes` changes nothing.
+
+    Args:
+        train: elements `((support_x, support_y), (query_x, query_y))` of static shapes, without a
+            task axis; inputs and targets as in `from_function`.
+        validation: the same for the split "validation"; None: there is no such split.
+        test: the same for the split "test"; None: there is no such split.
+        kind: "regression" or "classification".
+        num_outputs: numbers to predict or classes of a task; None: read off the targets
+            (regression only).
+        dtype: floating-point type that inputs and regression targets are cast to.
+
+    Returns:
+        A `TaskFamily`.
+
+    Raises:
+        ValueError: the elements of a data set are not of that form.
+    """
+    given = {"train": train, "validation": validation, "test": test}
+    datasets = {split: dataset for split, dataset in given.items() if dataset is not None}
+    return _DatasetTasks(datasets, kind, num_outputs, dtype)
+
+
+class _CustomTasks(TaskFamily):
+    """Sizes are read off one sample of every split: of arrays or of `tf.TensorSpec`s."""
+
+    def __init__(
+        self, samples: dict[str, Any], kind: str, num_outputs: int | None, dtype: str
+    ) -> None:
+        if "train" not in samples:
+            raise ValueError(
+                f"Expected a split 'train' among the splits, got {tuple(samples)}; add it."
+            )
+        for split, sample in samples.items():
+            _require_examples(sample, split)
+        (support_x, support_y), (query_x, _) = samples["train"]
+        test = samples.get("test", samples.get("validation", samples["train"]))
+        (test_support_x, _), (test_query_x, _) = test
+        self.splits = tuple(samples)
+        super().__init__(
+            kind=kind,
+            input_shape=tuple(support_x.shape[1:]),
+            num_outputs=_outputs_of(support_y, kind) if num_outputs is None else num_outputs,
+            num_support=support_x.shape[0],
+            num_query=query_x.shape[0],
+            num_test_support=test_support_x.shape[0],
+            num_test_query=test_query_x.shape[0],
+            dtype=dtype,
+        )
+        for split, sample in samples.items():
+            self._require_shapes(sample, split)
+
+    def _signature(self, split: str) -> Any:
+        """The `tf.TensorSpec`s of one episode of `split`, as this family gives it out."""
+        return tuple(
+            (
+                tf.TensorSpec((size, *self.input_shape), self.dtype),
+                tf.TensorSpec((size, self.num_outputs), self.dtype)
+                if self.kind == "regression"
+                else tf.TensorSpec((size,), tf.int32),
+            )
+            for size in self.sizes(split)
+        )
+
+    def _require_shapes(self, episode: Any, split: str) -> None:
+        names = ("support_x", "support_y", "query_x", "query_y")
+        expected_specs = tf.nest.flatten(self._signature(split))
+        for name, expected, came in zip(
+            names, expected_specs, tf.nest.flatten(episode), strict=True
+        ):
+            if tuple(came.shape) != tuple(expected.shape):
+                raise ValueError(
+                    f"Expected {name} of shape {tuple(expected.shape)} in split {split!r} of a "
+                    f"{self.kind} family, got {tuple(came.shape)}; give all episodes the shapes of "
+                    "the first, regression targets as [examples, outputs], labels as [examples]."
+                )
+
+
+class _FunctionTasks(_CustomTasks):
+    def __init__(
+        self,
+        function: EpisodeFunction,
+        kind: str,
+        num_outputs: int | None,
+        splits: tuple[str, ...],
+        dtype: str,
+    ) -> None:
+        self._function = function
+        samples = {split: next(self._raw_episodes(split, seed=0, first=0)) for split in splits}
+        super().__init__(samples, kind, num_outputs, dtype)
+        for split, sample in samples.items():
+            self._checked(sample, split)
+
+    def _stream(self, split: str, seed: int, first: int) -> tf.data.Dataset:
+        def checked_episodes() -> Iterator[Any]:
+            for episode in self._raw_episodes(split, seed, first):
+                yield self._checked(episode, split)
+
+        signature = self._signature(split)
+        return tf.data.Dataset.from_generator(checked_episodes, output_signature=signature)
+
+    def _raw_episodes(self, split: str, seed: int, first: int) -> Iterator[Any]:
+        stream = (seed % 2**64, SPLITS.index(split))  # NumPy's seeds are not negative
+        if inspect.isgeneratorfunction(self._function):
+            episodes = self._function(split, np.random.default_rng(stream))
+            episodes = itertools.islice(episodes, first, None)
+        else:
+            episodes = (
+                self._function(split, np.random.default_rng((*stream, number)))
+                for number in itertools.count(first)
+            )
+        for episode in episodes:
+            support, query = _as_episode(episode, split)
+            yield tuple(map(np.asarray, support)), tuple(map(np.asarray, query))
+
+    def _checked(self, episode: Any, split: str) -> Any:
+        self._require_shapes(episode, split)
+        if self.kind == "classification":
+            for _, labels in episode:
+                self._require_labels(labels, split)
+        return tf.nest.map_structure(
+            lambda spec, array: array.astype(spec.dtype.as_numpy_dtype),
+            self._signature(split),
+            episode,
+        )
+
+    def _require_labels(self, labels: np.ndarray, split: str) -> None:
+        if labels.min() < 0 or labels.max() >= self.num_outputs:
+            raise ValueError(
+                f"Expected labels from 0 to {self.num_outputs - 1} in split {split!r}, got "
+                f"{labels.min()} to {labels.max()}; number the classes of each task from 0, or "
+                "pass a larger num_outputs."
+            )
+
+
+class _DatasetTasks(_CustomTasks):
+    def __init__(
+        self,
+        datasets: dict[str, tf.data.Dataset],
+        kind: str,
+        num_outputs: int | None,
+        dtype: str,
+    ) -> None:
+        self._datasets = datasets
+        specs = {
+            split: _as_episode(dataset.element_spec, split) for split, dataset in datasets.items()
+        }
+        super().__init__(specs, kind, num_outputs, dtype)
+
+    def _stream(self, split: str, seed: int, first: int) -> tf.data.Dataset:
+        dataset = self._datasets[split]
+        size = int(dataset.cardinality())
+        signature = self._signature(split)
+        # Skipping whole rounds of a repeated data set changes nothing, and would take long.
+        start = first % size if size > 0 else first
+        return (
+            dataset.repeat()
+            .skip(start)
+            .map(
+                lambda support, query: tf.nest.map_structure(
+                    lambda spec, tensor: tf.cast(tensor, spec.dtype), signature, (support, query)
+                )
+            )
+        )
+
+
+def _as_episode(value: Any, split: str) -> Any:
+    """The pair of pairs that `value` should be."""
+    try:
+        (support_x, support_y), (query_x, query_y) = value
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Expected episodes of one task ((support_x, support_y), (query_x, query_y)) in split "
+            f"{split!r}, got {_described(value)}; give a pair of pairs of arrays."
+        ) from error
+    return (support_x, support_y), (query_x, query_y)
+
+
+def _described(value: Any) -> str:
+    """Structure and shapes of `value` on one line."""
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(_described, value))})"
+    if hasattr(value, "shape"):
+        return f"an array of shape {tuple(value.shape)}"
+    return f"{value!r:.50}"
+
+
+def _require_examples(episode: Any, split: str) -> None:
+    for part in tf.nest.flatten(episode):
+        if len(part.shape) == 0 or not tf.TensorShape(part.shape).is_fully_defined():
+            raise ValueError(
+                f"Expected arrays of examples with static shapes in split {split!r}, got shape "
+                f"{tuple(part.shape)}; put an axis of examples first, and in a tf.data.Dataset set "
+                "the shapes with tf.ensure_shape."
+            )
+
+
+def _outputs_of(support_y: Any, kind: str) -> int:
+    """Number of outputs that the targets of a regression task show."""
+    if kind == "classification":
+        raise ValueError(
+            "Expected num_outputs, the number of classes of a task, for a classification family, "
+            "got None; pass it."
+        )
+    if len(support_y.shape) != 2:
+        raise ValueError(
+            f"Expected regression targets of shape [examples, outputs], got "
+            f"{tuple(support_y.shape)}; reshape them, for example with y[:, np.newaxis]."
+        )
+    return int(support_y.shape[1])
