@@ -62,10 +62,10 @@ class FunctionalModel:
         chosen, rest = self.split(variables)
         self.layout, self.held_layout = Layout.of(chosen), Layout.of(rest)
         # Traced once and called from every loop: a solver's graph holds one copy of each.
-        self.gradient = tf.function(self._gradient)
-        self.curvature = tf.function(self._curvature)
-        self.query = tf.function(self._query)
-        self.query_gradient = tf.function(self._query_gradient)
+        self.gradient = tf.function(self._gradient, autograph=False)
+        self.curvature = tf.function(self._curvature, autograph=False)
+        self.query = tf.function(self._query, autograph=False)
+        self.query_gradient = tf.function(self._query_gradient, autograph=False)
 
     @property
     def dtype(self) -> tf.DType:

@@ -114,7 +114,9 @@ class MetaLearner(keras.Model):
         self.dropped_tracker = keras.metrics.Sum(name="dropped_tasks")
         self._metrics_before = _MetricsOnly(metrics)
         # What XLA compiles ends before the failure check, which XLA would remove.
-        wrap = (lambda f: f) if run_eagerly else tf.function(jit_compile=how.jit_compile)
+        wrap = (lambda f: f) if run_eagerly else tf.function(
+            jit_compile=how.jit_compile, autograph=False
+        )
         self._graph_meta_gradients = wrap(self._meta_gradients)
         self._graph_adapt = wrap(self._adapt)
         super().compile(

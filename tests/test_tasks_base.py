@@ -1,5 +1,7 @@
 """What holds for every family of tasks, whatever it is about."""
 
+import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -203,3 +205,13 @@ def test_importing_tasks_does_not_import_tensorflow_datasets():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "False"
+
+
+DOCUMENT = pathlib.Path(__file__).parents[1] / "docs" / "tasks.md"
+
+
+@pytest.mark.parametrize(
+    "code", re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+)
+def test_examples_of_the_documentation_run(code):
+    exec(code, {})

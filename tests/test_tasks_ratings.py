@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from amaml_tf import tasks
 from amaml_tf.tasks.item_features import item_features
-from amaml_tf.tasks.ratings import Ratings, read_ratings_csv
+from amaml_tf.tasks.ratings import Ratings
+from amaml_tf.tasks.ratings_csv import read_ratings_csv
 
 NUM_USERS, NUM_ITEMS, K, Q = 60, 30, 3, 4
 
@@ -274,9 +275,18 @@ def test_movielens_through_tensorflow_datasets(tmp_path):
         "user_occupation_text": "",
         "user_zip_code": "",
     }
-    data = ratings()
+    users, items = (
+        [int(name[1:]) for name in names] for names in (ratings().users, ratings().items)
+    )
+    data = dataclasses.replace(ratings(), users=np.array(users), items=np.array(items))
     examples = [
-        {"user_id": user, "movie_id": item, "user_rating": value, "timestamp": time, **unused}
+        {
+            "user_id": str(user),
+            "movie_id": str(item),
+            "user_rating": value,
+            "timestamp": time,
+            **unused,
+        }
         for user, item, value, time in zip(
             data.users, data.items, data.values, data.times, strict=True
         )

@@ -14,7 +14,8 @@ from amaml_tf.tasks.image_folder import ImageFolderFamily
 from amaml_tf.tasks.images import LabelledImages
 from amaml_tf.tasks.movielens import MovieLensFamily
 from amaml_tf.tasks.omniglot import OmniglotFamily
-from amaml_tf.tasks.ratings import Ratings, RatingsFamily, RatingsFileFamily
+from amaml_tf.tasks.ratings import Ratings, RatingsFamily
+from amaml_tf.tasks.ratings_csv import RatingsFileFamily
 from amaml_tf.tasks.sinusoid import SinusoidFamily
 from amaml_tf.tasks.synthetic import AlpineFamily, CosMixtureFamily
 from amaml_tf.tasks.tfds_images import TfdsImagesFamily

@@ -153,7 +153,7 @@ class _FunctionTasks(_CustomTasks):
         dtype: str,
     ) -> None:
         self._function = function
-        samples = {split: next(self._raw_episodes(split, seed=0, first=0)) for split in splits}
+        samples = {split: self._sample(split) for split in splits}
         super().__init__(samples, kind, num_outputs, dtype)
         for split, sample in samples.items():
             self._checked(sample, split)
@@ -165,6 +165,16 @@ class _FunctionTasks(_CustomTasks):
 
         signature = self._signature(split)
         return tf.data.Dataset.from_generator(checked_episodes, output_signature=signature)
+
+    def _sample(self, split: str) -> Any:
+        """The first episode of a split, to learn the sizes from."""
+        if split not in SPLITS:
+            raise ValueError(f"Expected splits of {SPLITS}, got {split!r}; rename it.")
+        for episode in self._raw_episodes(split, seed=0, first=0):
+            return episode
+        raise ValueError(
+            f"Expected episodes in split {split!r}, got none; yield some, or leave the split out."
+        )
 
     def _raw_episodes(self, split: str, seed: int, first: int) -> Iterator[Any]:
         stream = (seed % 2**64, SPLITS.index(split))  # NumPy's seeds are not negative

@@ -69,11 +69,12 @@ def load_movielens(size: str, data_dir: str | None, download: bool = False) -> R
         "timestamp": tf.int64,
     }
     features = {name: tf.io.FixedLenFeature((), dtype) for name, dtype in dtypes.items()}
-    batches = list(parsed_records(builder, features).as_numpy_iterator())
-    columns = {name: np.concatenate([batch[name] for batch in batches]) for name in dtypes}
-    return Ratings(
-        users=columns["user_id"].astype(str),
-        items=columns["movie_id"].astype(str),
-        values=columns["user_rating"].astype(np.float64),
-        times=columns["timestamp"],
-    )
+
+    def columns(records: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        # The identifiers are numbers; as Python strings they would take seconds.
+        users = tf.strings.to_number(records["user_id"], tf.int64)
+        films = tf.strings.to_number(records["movie_id"], tf.int64)
+        return users, films, tf.cast(records["user_rating"], tf.float64), records["timestamp"]
+
+    batches = parsed_records(builder, features).map(columns).as_numpy_iterator()
+    return Ratings(*(np.concatenate(column) for column in zip(*batches, strict=True)))

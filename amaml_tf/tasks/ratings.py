@@ -1,8 +1,6 @@
 """Collaborative filtering: a task is a user, to be known by a few ratings."""
 
-import csv
 import dataclasses
-import pathlib
 
 import keras
 import numpy as np
@@ -92,6 +90,7 @@ class RatingsFamily(EnumeratedTaskFamily):
         user_names, users = np.unique(ratings.users, return_inverse=True)
         user_split = split_by_seed(len(user_names), split_seed)
         in_training = np.isin(users, user_split["train"])
+        _require_no_repetition(users, ratings.items)
         _require_usable(ratings, in_training, num_factors)
 
         self.target_mean = float(ratings.values[in_training].mean())
@@ -112,8 +111,9 @@ class RatingsFamily(EnumeratedTaskFamily):
         self._tasks: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
         for split in self.splits:
             length = sum(self.sizes(split))
-            eligible = [user for user in user_split[split] if counts[user] >= length]
-            self._require_tasks(split, len(eligible), int(counts[user_split[split]].max()))
+            members = np.array(user_split[split], int)
+            eligible = members[counts[members] >= length]
+            self._require_tasks(split, eligible.size, counts[members].max(initial=0))
             chosen = in_time[starts[eligible][:, np.newaxis] + np.arange(length)]
             self._tasks[split] = (
                 tf.constant(rows[chosen], tf.int32),
@@ -146,97 +146,6 @@ class RatingsFamily(EnumeratedTaskFamily):
             )
 
 
-class RatingsFileFamily(RatingsFamily):
-    """Collaborative filtering on a ratings file of one's own; see `RatingsFamily`.
-
-    Args:
-        data_dir: a CSV file (see `read_ratings_csv`).
-        num_support: first ratings of a training user, to learn from.
-        num_query: next ratings of a training user, to predict.
-        num_test_support: the same for validation and test users; None: as in training.
-        num_test_query: the same for validation and test users; None: as in training.
-        num_factors: latent factors among an item's features.
-        split_seed: which random division of the users.
-        dtype: floating-point type of inputs and targets.
-
-    Raises:
-        ValueError: there is no such file, or it does not suffice for such tasks.
-    """
-
-    def __init__(
-        self,
-        *,
-        data_dir: str | None,
-        num_support: int = 10,
-        num_query: int = 15,
-        num_test_support: int | None = None,
-        num_test_query: int | None = None,
-        num_factors: int = 8,
-        split_seed: int = 0,
-        dtype: str = "float32",
-    ) -> None:
-        if data_dir is None:
-            raise ValueError(
-                "Expected data_dir, a CSV file of ratings, got none; pass --data_dir=FILE."
-            )
-        super().__init__(
-            read_ratings_csv(data_dir),
-            num_support=num_support,
-            num_query=num_query,
-            num_test_support=num_test_support,
-            num_test_query=num_test_query,
-            num_factors=num_factors,
-            split_seed=split_seed,
-            dtype=dtype,
-        )
-
-
-def read_ratings_csv(path: str) -> Ratings:
-    """Reads lines `user,item,rating` or `user,item,rating,time`, with or without a line of names.
-
-    Users and items may be any text. Without times the order of the lines is the order in time.
-
-    Args:
-        path: the file, UTF-8.
-
-    Returns:
-        The ratings in the order of the file.
-
-    Raises:
-        ValueError: there is no such file, or a line is not of that form.
-    """
-    file = pathlib.Path(path).expanduser()
-    if not file.is_file():
-        raise ValueError(f"Expected a CSV file of ratings, got no file at {path}; check the path.")
-    with file.open(newline="", encoding="utf-8") as lines:
-        rows = [row for row in csv.reader(lines) if row]
-    if rows and not _is_number(rows[0][2:3]):
-        rows = rows[1:]
-    if not rows:
-        raise ValueError(f"Expected lines user,item,rating[,time], got none in {path}; add some.")
-    for row in rows:
-        if len(row) != len(rows[0]) or len(row) not in (3, 4) or not _is_number(row[2:]):
-            raise ValueError(
-                "Expected lines user,item,rating[,time] with numbers for rating and time, got "
-                f"{','.join(row)!r} in {path}; correct it."
-            )
-    users, items, values, *times = zip(*rows, strict=True)
-    return Ratings(
-        users=np.array(users),
-        items=np.array(items),
-        values=np.array(values, np.float64),
-        times=np.array(times[0], np.float64) if times else np.zeros(len(rows)),
-    )
-
-
-def _is_number(texts: list[str]) -> bool:
-    """Whether there are texts, and each is a finite number."""
-    try:
-        return bool(texts) and all(np.isfinite(float(text)) for text in texts)
-    except ValueError:
-        return False
-
-
 def _row_of_items(items: np.ndarray, known_items: np.ndarray) -> np.ndarray:
     """Position of each item among the sorted known ones; their number for an unknown one."""
     rows = np.searchsorted(known_items, items)
@@ -244,14 +153,19 @@ def _row_of_items(items: np.ndarray, known_items: np.ndarray) -> np.ndarray:
     return np.where(is_known, rows, len(known_items))
 
 
+def _require_no_repetition(users: np.ndarray, items: np.ndarray) -> None:
+    """Raises ValueError if a user has rated an item twice."""
+    item_names, numbers = np.unique(items, return_inverse=True)
+    num_pairs = np.unique(users * len(item_names) + numbers).size
+    if num_pairs < len(users):
+        raise ValueError(
+            f"Expected one rating of a user for an item, got {len(users)} ratings of {num_pairs} "
+            "pairs; keep one of each."
+        )
+
+
 def _require_usable(ratings: Ratings, in_training: np.ndarray, num_factors: int) -> None:
     """Raises ValueError unless features and scaler can be computed from the training users."""
-    pairs = np.unique(np.stack([ratings.users, ratings.items]), axis=1)
-    if pairs.shape[1] < len(ratings.values):
-        raise ValueError(
-            f"Expected one rating of a user for an item, got {len(ratings.values)} ratings of "
-            f"{pairs.shape[1]} pairs; keep one of each."
-        )
     values = ratings.values[in_training]
     if values.size == 0 or values.min() == values.max():
         raise ValueError(

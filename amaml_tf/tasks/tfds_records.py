@@ -80,4 +80,7 @@ def parsed_records(
     splits = builder.info.splits
     files = [str(path) for key in tfds_splits or sorted(splits) for path in splits[key].filepaths]
     records = tf.data.TFRecordDataset(files).batch(PARSE_BATCH)
-    return records.map(lambda batch: tf.io.parse_example(batch, dict(features)))
+    return records.map(
+        lambda batch: tf.io.parse_example(batch, dict(features)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )

@@ -1,0 +1,39 @@
+"""`amaml-evaluate`: measures a learned initialization on unseen tasks.
+
+    amaml-evaluate --workdir=runs/sinusoid
+
+The settings are those of the run; flags change what may differ, such as --num_eval_episodes,
+--eval_seed, --final_time or --solver.
+"""
+
+import pathlib
+
+from absl import flags
+
+from amaml_tf import commands
+from amaml_tf.evaluation import EVALUATION_FILE
+from amaml_tf.training import require_checkpoint, restore
+
+_OUTPUT = flags.DEFINE_string(
+    "output", None, f"JSON file for the numbers. Default: {EVALUATION_FILE} in --workdir."
+)
+
+
+def main() -> None:
+    """Evaluates the newest checkpoint of a run."""
+    experiment, workdir = commands.trained_experiment(), commands.workdir()
+    require_checkpoint(workdir)  # before the data, which can take a while
+    family = experiment.make_family()
+    learner = experiment.make_learner(family)
+    step = restore(learner, workdir)
+    path = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else workdir / EVALUATION_FILE
+    commands.evaluate_and_report(experiment, family, learner, step, path)
+
+
+def run() -> None:
+    """Entry point of the console command."""
+    commands.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,428 @@
+"""The settings of a training run, by name, and what they stand for: tasks, model, learner."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from amaml_tf import algorithms, models, solvers, tasks
+from amaml_tf.files import write_atomically
+from amaml_tf.gradient_flow import GradientFlow
+from amaml_tf.meta_learner import MetaLearner
+from amaml_tf.training import has_checkpoint
+
+CONFIG_FILE = "config.json"
+
+MODELS: dict[str, Callable[..., keras.Model]] = {
+    "mlp": models.multilayer_perceptron,
+    "cnn": models.convolutional_network,
+}
+SOLVERS: dict[str, Callable[..., Any]] = {
+    "gradient_descent": solvers.GradientDescent,
+    "heun": solvers.Heun,
+    "runge_kutta4": solvers.RungeKutta4,
+    "runge_kutta_chebyshev": solvers.RungeKuttaChebyshev,
+    "dormand_prince": solvers.DormandPrince,
+    "bdf": solvers.BDF,
+}
+ALGORITHMS: dict[str, Callable[..., algorithms.Algorithm]] = {
+    "adjoint_maml": algorithms.AdjointMAML,
+}
+
+_TASK_SETTINGS = (
+    "num_ways",
+    "num_support",
+    "num_query",
+    "num_test_support",
+    "num_test_query",
+    "dimension",
+    "num_tasks",
+    "task_seed",
+    "variant",
+    "dataset",
+    "image_size",
+    "channels",
+    "class_split_file",
+    "split_seed",
+    "num_factors",
+    "download",
+)
+_MODEL_SETTINGS = (
+    "hidden_units",
+    "activation",
+    "filters",
+    "num_blocks",
+    "downsampling",
+    "batch_normalization",
+)
+_SOLVER_SETTINGS = ("step_size", "rtol", "atol", "max_num_steps")
+_FLOW_SETTINGS = (
+    "final_time",
+    "adjoint",
+    "learn_final_time",
+    "learned_rates",
+    "proximal_weight",
+    "on_failure",
+)
+_ALGORITHM_SETTINGS = ("num_steps", "adapted_layers")
+
+# A run may go on with other values of these: they say how, how long and where, not what. A cap on
+# the steps, and what follows a failure, change nothing in the steps that a run has taken.
+MAY_CHANGE_ON_RESUMING = frozenset(
+    {
+        "num_meta_steps",
+        "log_every",
+        "checkpoint_every",
+        "data_dir",
+        "download",
+        "vectorize",
+        "jit_compile",
+        "max_num_steps",
+        "on_failure",
+        "num_eval_episodes",
+        "eval_batch_size",
+        "eval_seed",
+        "eval_split",
+    }
+)
+# A learned initialization may be evaluated with another inner run, and on tasks of other sizes.
+MAY_CHANGE_IN_EVALUATION = MAY_CHANGE_ON_RESUMING | {
+    "final_time",
+    "solver",
+    "adjoint",
+    "step_size",
+    "num_steps",
+    "rtol",
+    "atol",
+    "proximal_weight",
+    "num_test_support",
+    "num_test_query",
+}
+
+
+def _setting(default: Any, meaning: str) -> Any:
+    return dataclasses.field(default=default, metadata={"meaning": meaning})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that decides how a training run goes, as plain values.
+
+    Each field is a flag of the commands; its meaning stands beside it. None leaves a setting to
+    the default of the class that it is for. A setting that is given, but that the chosen task,
+    model, solver or algorithm does not have, is an error.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    task: str = _setting("sinusoid", f"Family of tasks: {', '.join(tasks.REGISTRY)}.")
+    data_dir: str | None = _setting(None, "Folder (or file) that holds the data of the tasks.")
+    download: bool | None = _setting(None, "Download the data set if data_dir does not hold it.")
+    num_ways: int | None = _setting(None, "Classes of a classification task.")
+    num_support: int | None = _setting(
+        None, "Support examples of a task (classification: of each class)."
+    )
+    num_query: int | None = _setting(
+        None, "Query examples of a task (classification: of each class)."
+    )
+    num_test_support: int | None = _setting(None, "num_support of validation and test tasks.")
+    num_test_query: int | None = _setting(None, "num_query of validation and test tasks.")
+    dimension: int | None = _setting(None, "Coordinates of x in cosmixture and alpine.")
+    num_tasks: int | None = _setting(None, "Tasks in each split of cosmixture and alpine.")
+    task_seed: int | None = _setting(None, "Which tasks of a synthetic family.")
+    variant: str | None = _setting(None, "cosmixture and alpine: paper or program.")
+    dataset: str | None = _setting(None, "tfds: name of the data set, such as cifar100.")
+    image_size: int | None = _setting(None, "tfds and image_folder: height and width of images.")
+    channels: int | None = _setting(None, "tfds and image_folder: 1 (grey) or 3 (RGB).")
+    class_split_file: str | None = _setting(
+        None, "tfds and image_folder: JSON file that divides the classes into splits."
+    )
+    split_seed: int | None = _setting(None, "Which random division of classes or users.")
+    num_factors: int | None = _setting(None, "Ratings: latent factors among an item's features.")
+    dtype: str = _setting("float32", "float32 or float64, of tasks and model.")
+
+    model: str | None = _setting(
+        None, f"Network: {', '.join(MODELS)}. Default: cnn for images, else mlp."
+    )
+    hidden_units: tuple[int, ...] | None = _setting(None, "mlp: width of each hidden layer.")
+    activation: str | None = _setting(None, "mlp: activation of the hidden layers.")
+    filters: int | None = _setting(None, "cnn: channels of every convolution.")
+    num_blocks: int | None = _setting(None, "cnn: number of convolutions.")
+    downsampling: str | None = _setting(None, "cnn: stride or max_pool.")
+    batch_normalization: bool | None = _setting(None, "cnn: normalize before the ReLU.")
+    batch_statistics: bool = _setting(
+        True, "Batch normalization uses the statistics of the batch at hand, not stored ones."
+    )
+
+    algorithm: str = _setting("adjoint_maml", f"Meta-learner: {', '.join(ALGORITHMS)}.")
+    final_time: float | None = _setting(
+        None, "T, how long to adapt to a task: inner learning rate times inner steps."
+    )
+    solver: str | None = _setting(
+        None, f"ODE solver: {', '.join(SOLVERS)}. Default: runge_kutta_chebyshev."
+    )
+    step_size: float | None = _setting(None, "Step of a fixed-step solver, or inner learning rate.")
+    num_steps: int | None = _setting(None, "Inner steps of algorithms without an ODE solver.")
+    rtol: float | None = _setting(None, "Relative tolerance of an adaptive solver.")
+    atol: float | None = _setting(None, "Absolute tolerance of an adaptive solver.")
+    max_num_steps: int | None = _setting(None, "Cap on the solver's steps.")
+    adjoint: str | None = _setting(None, "Meta-gradient: discrete, continuous or backsolve.")
+    adapted_layers: tuple[str, ...] | None = _setting(
+        None, "Names of the layers that adaptation changes. Default: all."
+    )
+    learn_final_time: bool | None = _setting(None, "Learn T, from final_time on.")
+    learned_rates: str | None = _setting(None, "Learn inner rates: none, tensor or entry.")
+    proximal_weight: float | None = _setting(None, "Weight of the pull to the initialization.")
+    on_failure: str | None = _setting(
+        None, "If a task's flow fails: raise (stop) or drop (leave the task out)."
+    )
+
+    seed: int = _setting(0, "Of the first weights and of the stream of episodes.")
+    num_meta_steps: int = _setting(1000, "Meta-updates to train for.")
+    meta_batch_size: int = _setting(5, "Tasks in a meta-update.")
+    optimizer: str = _setting("adam", "Name of the Keras optimizer of the meta-updates.")
+    meta_learning_rate: float = _setting(1e-3, "Learning rate of the meta-updates.")
+    decay_steps: int | None = _setting(
+        None, "Meta-steps over which the rate falls to 0 along a cosine. Default: it stays."
+    )
+    clip_norm: float | None = _setting(None, "Largest norm of a meta-gradient. Default: any.")
+    vectorize: str = _setting("auto", "Tasks of a batch as one vectorised program: auto, on, off.")
+    jit_compile: str = _setting("auto", "Compile the meta-step with XLA: auto, on, off.")
+    log_every: int = _setting(100, "Meta-steps between two entries of the logs.")
+    checkpoint_every: int = _setting(500, "Meta-steps between two checkpoints.")
+
+    num_eval_episodes: int = _setting(600, "Unseen episodes to evaluate on.")
+    eval_batch_size: int = _setting(20, "Episodes to evaluate at a time.")
+    eval_seed: int = _setting(0, "Which unseen episodes.")
+    eval_split: str = _setting("test", "Whose episodes: test or validation.")
+
+    def __post_init__(self) -> None:
+        least = {"num_eval_episodes": 2}  # an interval needs two
+        for name in (
+            "num_meta_steps",
+            "meta_batch_size",
+            "log_every",
+            "checkpoint_every",
+            "num_eval_episodes",
+            "eval_batch_size",
+        ):
+            value = getattr(self, name)
+            if value < least.get(name, 1):
+                raise ValueError(
+                    f"Expected {name} to be {least.get(name, 1)} or more, got {value}; pass a "
+                    "larger number."
+                )
+        for name in ("meta_learning_rate", "decay_steps", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(
+                    f"Expected {name} to be above 0, got {value}; pass a positive number."
+                )
+
+    # -- what the settings stand for ------------------------------------------------------------
+
+    def make_family(self) -> tasks.TaskFamily:
+        """Returns the family of tasks, with its data loaded.
+
+        Raises:
+            ValueError: there is no such task, it lacks its data, or a setting does not fit it.
+        """
+        factory = _chosen("task", self.task, tasks.REGISTRY)
+        given = self._given(_TASK_SETTINGS) | {"dtype": self.dtype}
+        if "dataset" in given:
+            given["name"] = given.pop("dataset")
+        if "data_dir" in inspect.signature(factory).parameters:
+            given["data_dir"] = self.data_dir
+        return _made(f"task {self.task}", factory, given)
+
+    def make_model(self, family: tasks.TaskFamily) -> keras.Model:
+        """Returns a network for the inputs and outputs of `family`, with random first weights.
+
+        Raises:
+            ValueError: there is no such model, or a setting does not fit it.
+        """
+        name = self.model or ("cnn" if len(family.input_shape) == 3 else "mlp")
+        if name == "cnn" and len(family.input_shape) != 3:
+            raise ValueError(
+                f"Expected images for model cnn, got inputs of shape {family.input_shape} from "
+                f"task {self.task}; use --model=mlp."
+            )
+        factory = _chosen("model", name, MODELS)
+        fitted = functools.partial(factory, family.input_shape, family.num_outputs)
+        given = self._given(_MODEL_SETTINGS) | {"dtype": self.dtype, "seed": self.seed}
+        return _made(f"model {name}", fitted, given)
+
+    def make_flow(self) -> GradientFlow:
+        """Returns the inner training run.
+
+        Raises:
+            ValueError: there is no such solver, or a setting does not fit it.
+        """
+        name = self.solver or "runge_kutta_chebyshev"
+        factory = _chosen("solver", name, SOLVERS)
+        solver = _made(f"solver {name}", factory, self._given(_SOLVER_SETTINGS))
+        return GradientFlow(solver=solver, **self._given(_FLOW_SETTINGS))
+
+    def make_algorithm(self) -> algorithms.Algorithm:
+        """Returns the meta-learning algorithm.
+
+        Raises:
+            ValueError: there is no such algorithm or solver, or a setting does not fit it.
+        """
+        factory = _chosen("algorithm", self.algorithm, ALGORITHMS)
+        if "flow" in inspect.signature(factory).parameters:
+            given = self._given(_ALGORITHM_SETTINGS) | {"flow": self.make_flow()}
+        else:
+            given = self._given((*_ALGORITHM_SETTINGS, "solver", *_SOLVER_SETTINGS, *_FLOW_SETTINGS))
+        return _made(f"algorithm {self.algorithm}", factory, given)
+
+    def make_optimizer(self) -> keras.optimizers.Optimizer:
+        """Returns the optimizer of the meta-updates.
+
+        Raises:
+            ValueError: Keras has no such optimizer.
+        """
+        rate: Any = self.meta_learning_rate
+        if self.decay_steps is not None:
+            rate = keras.optimizers.schedules.CosineDecay(rate, self.decay_steps)
+        config = {"learning_rate": rate, "global_clipnorm": self.clip_norm}
+        try:
+            named = keras.optimizers.get(self.optimizer)
+        except ValueError:
+            named = None
+        if named is None:
+            raise ValueError(
+                "Expected optimizer to be the name of a Keras optimizer, such as adam, sgd or "
+                f"rmsprop, got {self.optimizer!r}; use one of theirs."
+            )
+        return type(named)(**config)
+
+    def make_learner(self, family: tasks.TaskFamily) -> MetaLearner:
+        """Returns a compiled learner of the initialization of a new model for `family`.
+
+        Raises:
+            ValueError: a setting is unknown or does not fit the others.
+        """
+        # First what is quick to say no.
+        algorithm, optimizer = self.make_algorithm(), self.make_optimizer()
+        model = self.make_model(family)
+        learner = MetaLearner(model, algorithm, batch_statistics=self.batch_statistics)
+        learner.compile(
+            optimizer=optimizer,
+            loss=family.loss,
+            metrics=family.metrics(),
+            vectorize=self.vectorize,
+            jit_compile=self.jit_compile,
+        )
+        return learner
+
+    def _given(self, names: tuple[str, ...]) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+    # -- in a workdir ---------------------------------------------------------------------------
+
+    def write(self, workdir: str | os.PathLike[str]) -> None:
+        """Writes the settings to the folder `workdir`, made if need be, as JSON.
+
+        Raises:
+            ValueError: nothing can be written there.
+        """
+        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        try:
+            pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+            write_atomically(pathlib.Path(workdir) / CONFIG_FILE, text)
+        except OSError as error:
+            raise ValueError(
+                f"Expected workdir to be a folder that can be written to, got {workdir} "
+                f"({error.strerror}); pass another."
+            ) from error
+
+    @classmethod
+    def read(cls, workdir: str | os.PathLike[str]) -> Experiment:
+        """Returns the settings of the run in `workdir`.
+
+        Raises:
+            ValueError: there is no run, or its settings cannot be read.
+        """
+        path = pathlib.Path(workdir) / CONFIG_FILE
+        if not path.is_file():
+            raise ValueError(
+                f"Expected workdir to be the folder of a run, got {workdir} without a "
+                f"{CONFIG_FILE}; train there first, or pass the right folder."
+            )
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            lists = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
+            return cls(**(values | lists))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"Expected {path} to hold the settings of a run of this version, got a file that "
+                f"does not ({error}); use the version that wrote it, or another workdir."
+            ) from error
+
+    def require_free_or_own(self, workdir: str | os.PathLike[str]) -> None:
+        """Raises ValueError if `workdir` holds a run with other settings.
+
+        Only a run that has come as far as a checkpoint counts: there is nothing to lose before.
+        """
+        if has_checkpoint(workdir):
+            self.refuse_unless_like(Experiment.read(workdir), workdir, MAY_CHANGE_ON_RESUMING)
+
+    def refuse_unless_like(
+        self, stored: Experiment, workdir: str | os.PathLike[str], may_change: frozenset[str]
+    ) -> None:
+        """Raises ValueError if a setting differs from a `stored` run's and must not."""
+        old, new = dataclasses.asdict(stored), dataclasses.asdict(self)
+        differing = [n for n in new if n not in may_change and old[n] != new[n]]
+        if differing:
+            pairs = ", ".join(f"--{n}={_text(new[n])} (there {_text(old[n])})" for n in differing)
+            raise ValueError(
+                f"Expected the settings of the run in {workdir}, got {pairs}; pass its settings, "
+                "or another --workdir."
+            )
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _chosen(kind: str, name: str, registry: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    if name not in registry:
+        raise ValueError(
+            f"Expected {kind} to be one of {', '.join(registry)}, got {name!r}; use one of them."
+        )
+    return registry[name]
+
+
+def _made(what: str, factory: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+    """Calls `factory` with the settings `given`, if it has them all and needs no others."""
+    parameters = inspect.signature(factory).parameters
+    foreign = [name for name in given if name not in parameters]
+    if foreign:
+        raise ValueError(
+            f"Expected settings that {what} has, got {', '.join(f'--{name}' for name in foreign)}; "
+            "leave these out, or choose another."
+        )
+    missing = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is inspect.Parameter.empty
+        and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        and name not in given
+    ]
+    if missing:
+        raise ValueError(
+            f"Expected {' and '.join(missing)} for {what}, got none; "
+            f"pass {' '.join(f'--{name}=...' for name in missing)}."
+        )
+    return factory(**given)
