@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from amaml_tf.evaluation import Evaluation, evaluate
 from amaml_tf.experiment import MAY_CHANGE_IN_EVALUATION, Experiment
@@ -60,7 +60,9 @@ def workdir() -> pathlib.Path:
 
 def experiment() -> Experiment:
     """Returns the settings that all flags together stand for."""
-    return Experiment(**{field.name: _value(field.name) for field in dataclasses.fields(Experiment)})
+    return Experiment(
+        **{field.name: _value(field.name) for field in dataclasses.fields(Experiment)}
+    )
 
 
 def trained_experiment() -> Experiment:
@@ -123,6 +125,8 @@ def run(main: Callable[[], None]) -> None:
     name = pathlib.Path(sys.argv[0]).stem
 
     def guarded(arguments: list[str]) -> None:
+        if not FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.ERROR)  # TensorFlow notes much that is no news
         try:
             if arguments[1:]:
                 raise ValueError(
@@ -130,7 +134,7 @@ def run(main: Callable[[], None]) -> None:
                 )
             main()
         except KeyboardInterrupt as interruption:
-            print(f"\n{interruption or 'Interrupted.'}", file=sys.stderr)
+            print(f"\n{name}: {str(interruption) or 'Interrupted.'}", file=sys.stderr)
             sys.exit(130)
         except (ValueError, AdaptationError) as error:
             if not _is_told_by_us(error):

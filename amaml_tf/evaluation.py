@@ -109,29 +109,39 @@ def evaluate(
     """
     measure = _per_episode(metrics)
     batches: list[dict[str, Any]] = []
-    missing = num_episodes
+    count = 0
     for batch in episodes:
-        predictions = learner.predict_episodes(batch)
-        losses = predictions.after[0]
-        forward = predictions.diagnostics.forward
-        values = {
-            "arrived": arrived(forward, losses),
-            "gradient_evaluations": forward.num_evaluations,
-            "before": {"loss": predictions.before[0]},
-            "after": {"loss": losses},
-        }
-        for when in ("before", "after"):
-            values[when] |= measure(batch[1][1], getattr(predictions, when)[1])
-        batches.append(tf.nest.map_structure(lambda v: v.numpy()[:missing], values))
-        missing -= len(batches[-1]["arrived"])
-        if missing <= 0:
+        values = tf.nest.map_structure(np.asarray, _values(learner, batch, measure))
+        batches.append(values)
+        count += values["arrived"].size
+        if count >= num_episodes:
             break
-    if missing > 0:
+    if count < num_episodes:
         raise ValueError(
-            f"Expected {num_episodes} episodes to evaluate on, got {num_episodes - missing}; give "
-            "more, or ask for fewer."
+            f"Expected {num_episodes} episodes to evaluate on, got {count}; give more, or ask for "
+            "fewer."
         )
-    return _summary(tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches))
+    whole = tf.nest.map_structure(lambda *parts: np.concatenate(parts)[:num_episodes], *batches)
+    return _summary(whole)
+
+
+def _values(
+    learner: MetaLearner, batch: Any, measure: Callable[[Any, Any], dict[str, tf.Tensor]]
+) -> dict[str, Any]:
+    """What is measured of each episode of a batch: arrays `[B]`."""
+    predictions = learner.predict_episodes(batch)
+    forward = predictions.diagnostics.forward
+    targets = batch[1][1]
+    before, after = (
+        {"loss": losses, **measure(targets, outputs)}
+        for losses, outputs in (predictions.before, predictions.after)
+    )
+    return {
+        "arrived": arrived(forward, after["loss"]),
+        "gradient_evaluations": forward.num_evaluations,
+        "before": before,
+        "after": after,
+    }
 
 
 def _summary(values: dict[str, Any]) -> Evaluation:

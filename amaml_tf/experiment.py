@@ -74,6 +74,16 @@ _FLOW_SETTINGS = (
 )
 _ALGORITHM_SETTINGS = ("num_steps", "adapted_layers")
 
+_LEAST = {
+    "num_meta_steps": 1,
+    "meta_batch_size": 1,
+    "log_every": 1,
+    "checkpoint_every": 1,
+    "num_eval_episodes": 2,  # an interval needs two
+    "eval_batch_size": 1,
+}
+_CHOICES = {"dtype": ("float32", "float64"), "eval_split": ("test", "validation")}
+
 # A run may go on with other values of these: they say how, how long and where, not what. A cap on
 # the steps, and what follows a failure, change nothing in the steps that a run has taken.
 MAY_CHANGE_ON_RESUMING = frozenset(
@@ -206,19 +216,10 @@ class Experiment:
     eval_split: str = _setting("test", "Whose episodes: test or validation.")
 
     def __post_init__(self) -> None:
-        least = {"num_eval_episodes": 2}  # an interval needs two
-        for name in (
-            "num_meta_steps",
-            "meta_batch_size",
-            "log_every",
-            "checkpoint_every",
-            "num_eval_episodes",
-            "eval_batch_size",
-        ):
-            value = getattr(self, name)
-            if value < least.get(name, 1):
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
                 raise ValueError(
-                    f"Expected {name} to be {least.get(name, 1)} or more, got {value}; pass a "
+                    f"Expected {name} to be {least} or more, got {getattr(self, name)}; pass a "
                     "larger number."
                 )
         for name in ("meta_learning_rate", "decay_steps", "clip_norm"):
@@ -227,6 +228,8 @@ class Experiment:
                 raise ValueError(
                     f"Expected {name} to be above 0, got {value}; pass a positive number."
                 )
+        for name, choices in _CHOICES.items():
+            _chosen(name, getattr(self, name), dict.fromkeys(choices))
 
     # -- what the settings stand for ------------------------------------------------------------
 
@@ -256,6 +259,8 @@ class Experiment:
                 f"Expected images for model cnn, got inputs of shape {family.input_shape} from "
                 f"task {self.task}; use --model=mlp."
             )
+        if self.activation is not None:
+            _of_keras("activation", self.activation, keras.activations.get)
         factory = _chosen("model", name, MODELS)
         fitted = functools.partial(factory, family.input_shape, family.num_outputs)
         given = self._given(_MODEL_SETTINGS) | {"dtype": self.dtype, "seed": self.seed}
@@ -282,7 +287,9 @@ class Experiment:
         if "flow" in inspect.signature(factory).parameters:
             given = self._given(_ALGORITHM_SETTINGS) | {"flow": self.make_flow()}
         else:
-            given = self._given((*_ALGORITHM_SETTINGS, "solver", *_SOLVER_SETTINGS, *_FLOW_SETTINGS))
+            given = self._given(
+                (*_ALGORITHM_SETTINGS, "solver", *_SOLVER_SETTINGS, *_FLOW_SETTINGS)
+            )
         return _made(f"algorithm {self.algorithm}", factory, given)
 
     def make_optimizer(self) -> keras.optimizers.Optimizer:
@@ -294,17 +301,8 @@ class Experiment:
         rate: Any = self.meta_learning_rate
         if self.decay_steps is not None:
             rate = keras.optimizers.schedules.CosineDecay(rate, self.decay_steps)
-        config = {"learning_rate": rate, "global_clipnorm": self.clip_norm}
-        try:
-            named = keras.optimizers.get(self.optimizer)
-        except ValueError:
-            named = None
-        if named is None:
-            raise ValueError(
-                "Expected optimizer to be the name of a Keras optimizer, such as adam, sgd or "
-                f"rmsprop, got {self.optimizer!r}; use one of theirs."
-            )
-        return type(named)(**config)
+        named = _of_keras("optimizer", self.optimizer, keras.optimizers.get)
+        return type(named)(learning_rate=rate, global_clipnorm=self.clip_norm)
 
     def make_learner(self, family: tasks.TaskFamily) -> MetaLearner:
         """Returns a compiled learner of the initialization of a new model for `family`.
@@ -396,12 +394,22 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _chosen(kind: str, name: str, registry: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+def _chosen(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
     if name not in registry:
         raise ValueError(
             f"Expected {kind} to be one of {', '.join(registry)}, got {name!r}; use one of them."
         )
     return registry[name]
+
+
+def _of_keras(kind: str, name: str, get: Callable[[str], Any]) -> Any:
+    try:
+        return get(name)
+    except ValueError as error:
+        raise ValueError(
+            f"Expected {kind} to be the name of one of Keras, got {name!r}; see "
+            f"https://keras.io/api for the {kind}s there are."
+        ) from error
 
 
 def _made(what: str, factory: Callable[..., Any], given: Mapping[str, Any]) -> Any:
@@ -423,6 +431,6 @@ def _made(what: str, factory: Callable[..., Any], given: Mapping[str, Any]) -> A
     if missing:
         raise ValueError(
             f"Expected {' and '.join(missing)} for {what}, got none; "
-            f"pass {' '.join(f'--{name}=...' for name in missing)}."
+            f"pass {' and '.join(f'--{name}' for name in missing)}."
         )
     return factory(**given)

@@ -104,7 +104,7 @@ class FunctionalModel:
         self, parameters: Sequence[tf.Tensor], state: Sequence[tf.Tensor], x: Any, adapting: bool
     ) -> tuple[Any, tf.Tensor]:
         """Returns the outputs of the model for one task, and the sum of its layers' losses."""
-        with _batch_statistics(self.model, self.batch_statistics):
+        with _batch_statistics(self.model, self.batch_statistics), _twice_differentiable_moments():
             outputs, _, losses = self.model.stateless_call(
                 list(parameters), list(state), x, training=adapting, return_losses=True
             )
@@ -266,6 +266,31 @@ def _dense_gradient(tape: tf.GradientTape, loss: tf.Tensor, vector: tf.Tensor) -
 def _batch_normalizations(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     layers = model._flatten_layers()  # noqa: SLF001 - Keras has no public recursive list
     return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+@contextlib.contextmanager
+def _twice_differentiable_moments() -> Iterator[None]:
+    """Makes the normalization layers traced inside right in their second derivatives.
+
+    `tf.nn.moments`, which Keras calls, stops the gradient of the mean inside of the variance. The
+    first derivative does not need it, since deviations from the mean add up to zero; the second
+    one does, and Hessian-vector products come out wrong by a part in a thousand and more.
+    """
+
+    def moments(
+        x: tf.Tensor, axes: Any, shift: Any = None, keepdims: bool = False, name: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        del shift, name
+        mean = tf.reduce_mean(x, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=keepdims)
+        return (mean if keepdims else tf.squeeze(mean, axes)), variance
+
+    stopped = tf.nn.moments
+    tf.nn.moments = moments
+    try:
+        yield
+    finally:
+        tf.nn.moments = stopped
 
 
 @contextlib.contextmanager

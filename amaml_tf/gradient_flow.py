@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 from amaml_tf import solvers
 from amaml_tf.adjoint import Adjoint, continuous_adjoint, discrete_adjoint
 from amaml_tf.functional import FunctionalModel
+from amaml_tf.segments import most_stages
 from amaml_tf.solvers.adopt import as_one_step, solve_on_grid
 from amaml_tf.solvers.integrate import Solution, integrate, num_fixed_steps
 from amaml_tf.solvers.one_step import OneStepSolver
@@ -190,14 +191,8 @@ class GradientFlow:
         row_bytes = max(state.shape.num_elements() or 1, 1) * state.dtype.size
         affordable = _BUFFER_BYTES // row_bytes
         fitting = min(max(affordable, _FEWEST_CHECKPOINTS), _MOST_CHECKPOINTS)
-        everything = _power_of_two_from(steps * _most_stages(self.solver))
+        everything = _power_of_two_from(steps * most_stages(self.solver))
         return max(min(1 << (fitting.bit_length() - 1), everything), needed)
-
-
-def _most_stages(solver: Any) -> int:
-    if isinstance(solver, solvers.RungeKuttaChebyshev):
-        return solver.max_num_stages
-    return len(getattr(solver, "b", (1,)))
 
 
 def _power_of_two_from(number: float) -> int:

@@ -63,34 +63,40 @@ def save_initialization(
         The folder written.
 
     Raises:
-        ValueError: if the learner is not compiled, the version is not a number from 1 on, or the
-            model has several inputs or outputs.
-        FileExistsError: if the version is there already.
+        ValueError: if the learner is not compiled, the model has several inputs or outputs, the
+            version is there already or no number from 1 on, or the folder cannot be written to.
     """
     if learner.function is None:
         raise ValueError(
-            "Expected a compiled MetaLearner to export, got one without a loss to adapt by. Call "
+            "Expected a compiled MetaLearner to export, got one without a loss to adapt by; call "
             "compile(optimizer=..., loss=...) first."
         )
     root = Path(directory)
-    target = root / str(_next_version(root) if version is None else _checked(version))
-    if target.exists():
-        raise FileExistsError(
-            f"Expected a version that is not there yet, got {target}, which is. Remove it, or "
-            "leave the version out to write the next one."
-        )
+    target = root / str(_new_version(root, version))
     archive = _archive(learner, input_spec, target_spec)
-    # Servers look for folders whose names are numbers: this one they pass over.
-    unfinished = root / f".{target.name}.unfinished-{os.getpid()}"
     try:
+        _write(target, archive, learner.model)
+    except OSError as error:
+        raise ValueError(
+            f"Expected {target} to be a folder that can be written, got {error.strerror}; pass "
+            "another directory."
+        ) from error
+    return target
+
+
+def _write(target: Path, archive: keras.export.ExportArchive, model: keras.Model) -> None:
+    # Servers look for folders whose names are numbers: this one they pass over.
+    unfinished = target.with_name(f".{target.name}.unfinished-{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    try:
+        # Nobody differentiates a request, and the flow's gradient would need its trajectory.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         archive.write_out(str(unfinished), options=options, verbose=False)
         (unfinished / _KERAS_MODEL).parent.mkdir()
-        learner.model.save(unfinished / _KERAS_MODEL)
+        model.save(unfinished / _KERAS_MODEL)
         unfinished.rename(target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return target
 
 
 def load_initialization(
@@ -110,16 +116,16 @@ def load_initialization(
     path = find_version(directory) / _KERAS_MODEL
     if not path.exists():
         raise FileNotFoundError(
-            f"Expected an export of save_initialization, got a SavedModel without {path}. Read it "
+            f"Expected an export of save_initialization, got a SavedModel without {path}; read it "
             "with tf.saved_model.load, or export the initialization again."
         )
     try:
         return keras.models.load_model(path, custom_objects=custom_objects, compile=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"Expected a model that Keras can build again, but {path} is none: {error} Pass the "
-            "classes of its own layers as custom_objects={name: class}, or register them with "
-            "keras.saving.register_keras_serializable."
+            f"Expected {path} to hold a model that Keras can build again, got: "
+            f"{str(error).splitlines()[0]} Pass your own layers as custom_objects={{name: class}}, "
+            "or register them with keras.saving.register_keras_serializable."
         ) from error
 
 
@@ -132,11 +138,11 @@ def find_version(directory: str | os.PathLike[str]) -> Path:
     root = Path(directory)
     if (root / _SAVED_MODEL).exists():
         return root
-    exported = [number for number in _versions(root) if (root / str(number) / _SAVED_MODEL).exists()]
+    exported = [n for n in _versions(root) if (root / str(n) / _SAVED_MODEL).exists()]
     if not exported:
-        state = "a folder without one" if root.is_dir() else "no such folder"
+        found = "a folder without one" if root.is_dir() else "no such folder"
         raise FileNotFoundError(
-            f"Expected an exported initialization below {root}, got {state}. Write one with "
+            f"Expected an exported initialization in {root}, got {found}; write one with "
             "save_initialization or amaml-export."
         )
     return root / str(max(exported))
@@ -150,15 +156,18 @@ def _versions(root: Path) -> list[int]:
     return [int(name) for name in names if name.isdecimal() and str(int(name)) == name]
 
 
-def _next_version(root: Path) -> int:
-    return max(_versions(root), default=0) + 1
-
-
-def _checked(version: int) -> int:
-    if not isinstance(version, int) or version < 1:
+def _new_version(root: Path, version: int | None) -> int:
+    if version is None:
+        return max(_versions(root), default=0) + 1
+    if version < 1:
         raise ValueError(
-            f"Expected version to be a whole number from 1 on, got {version!r}. Leave it out to "
+            f"Expected version to be a whole number from 1 on, got {version}; leave it out to "
             "write the next one."
+        )
+    if (root / str(version)).exists():
+        raise ValueError(
+            f"Expected a version that is not there yet, got {version}, which is in {root}; remove "
+            "it, or leave the version out to write the next one."
         )
     return version
 
@@ -210,7 +219,7 @@ def _endpoints(learner: MetaLearner) -> tuple[Callable[..., dict[str, tf.Tensor]
         if not tf.is_tensor(outputs):
             raise ValueError(
                 f"Expected a model with one output to export, got {type(outputs).__name__} of "
-                "several. Join them to one, or export the model with keras.export.ExportArchive."
+                "several; join them to one, or write signatures with keras.export.ExportArchive."
             )
         return {"predictions": outputs}
 
@@ -233,8 +242,8 @@ def _input_spec(model: keras.Model) -> tf.TensorSpec:
     inputs = getattr(model, "inputs", None) or []
     if len(inputs) != 1:
         raise ValueError(
-            f"Expected a model with one keras.Input to export, got {len(inputs)} of them. Join "
-            "several to one; for a model without, pass input_spec=tf.TensorSpec([None, ...])."
+            f"Expected a model with one keras.Input to export, got {len(inputs)} of them; join "
+            "several to one, or for a model without pass input_spec=tf.TensorSpec([None, ...])."
         )
     return tf.TensorSpec(inputs[0].shape, inputs[0].dtype)
 

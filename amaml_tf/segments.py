@@ -36,6 +36,11 @@ class Segment(NamedTuple):
         return tf.gather(self.trajectory.offsets, step) - self.first_offset
 
 
+def most_stages(solver: Any) -> int:
+    """Returns the most evaluations in one step; 1 for solvers of TFP, see `solve_on_grid`."""
+    return solver.max_num_stages if isinstance(solver, OneStepSolver) else 1
+
+
 def fold_backwards(
     solver: OneStepSolver,
     system: System,
@@ -54,13 +59,17 @@ def fold_backwards(
         The last carry, and the evaluations of the derivative made for recomputing, `[B]`.
     """
     recorded = trajectory.num_points <= trajectory.capacity
+    max_num_steps = trajectory.offsets.shape[0]
+    always_recorded = max_num_steps * most_stages(solver) <= trajectory.capacity
 
     def one(end: Any, final_state: Any, evaluations: Any, carry: Any) -> tuple[Any, ...]:
-        first, points, more = tf.cond(
-            recorded,
-            lambda: (tf.constant(0), trajectory.points, tf.zeros_like(evaluations)),
-            lambda: _recompute(solver, system, trajectory, end),
-        )
+        first, points, more = tf.constant(0), trajectory.points, tf.zeros_like(evaluations)
+        if not always_recorded:
+            first, points, more = tf.cond(
+                recorded,
+                lambda: (first, points, more),
+                lambda: _recompute(solver, system, trajectory, end),
+            )
         offset = trajectory.step(first).offset
         segment = Segment(first, end, points, offset, trajectory, final_state)
         return first, tf.gather(points, 0), evaluations + more, visit(segment, carry)
@@ -70,7 +79,7 @@ def fold_backwards(
         lambda end, *_: end > 0,
         one,
         (trajectory.num_steps, trajectory.final_state, none, carry),
-        maximum_iterations=trajectory.offsets.shape[0],
+        maximum_iterations=max_num_steps,
     )
     return carry, evaluations
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 import pathlib
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -134,9 +134,9 @@ def train(
         AdaptationError: the flow of a task fails, and the learner is not to drop such tasks.
         KeyboardInterrupt: as it came, after a checkpoint; its text says how to go on.
     """
+    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(learner, workdir)
     first = checkpoints.restore()
-    _forget_later_entries(pathlib.Path(workdir) / LOG_FILE, first)
     callbacks = [*callbacks, *_callbacks(checkpoints, workdir, checkpoint_every)]
     try:
         while checkpoints.step < num_meta_steps:
@@ -152,7 +152,8 @@ def train(
             if learner.stop_training:
                 break
     except KeyboardInterrupt:
-        checkpoints.save()
+        if checkpoints.step > first:
+            checkpoints.save()
         raise KeyboardInterrupt(
             f"Stopped and saved after meta-step {checkpoints.step} of {num_meta_steps}; run the "
             "same command again to go on."
@@ -177,42 +178,68 @@ def _callbacks(
 ) -> list[keras.callbacks.Callback]:
     folder = pathlib.Path(workdir)
     return [
-        _Step(checkpoints),
-        keras.callbacks.CSVLogger(str(folder / LOG_FILE), append=True),
-        _TensorBoard(str(folder / TENSORBOARD_FOLDER)),
+        _CsvLog(checkpoints, folder / LOG_FILE),
+        _TensorBoard(checkpoints, folder / TENSORBOARD_FOLDER),
         _SaveCheckpoints(checkpoints, checkpoint_every),
     ]
 
 
-class _Step(keras.callbacks.Callback):
-    """Adds the number of the meta-step to the logs, for the callbacks that follow."""
+class _CsvLog(keras.callbacks.Callback):
+    """Writes a row after every epoch: the meta-step, the epoch's seconds, and Keras's logs.
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
+    (Keras's own has no meta-steps, and knows of no entries to forget.)
+    """
+
+    def __init__(self, checkpoints: Checkpoints, path: pathlib.Path) -> None:
         super().__init__()
         self._checkpoints = checkpoints
+        self._path = path
+        self._names: list[str] = []
+        self._start = 0.0
+        self._forget_rows_after(checkpoints.step)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._start = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if logs is not None:
-            logs["step"] = self._checkpoints.step
-            # A run that is resumed with another `on_failure` keeps the columns of its log.
-            logs.setdefault("dropped_tasks", 0.0)
+        seconds = round(time.perf_counter() - self._start, 3)
+        row = {"step": self._checkpoints.step, "seconds": seconds, **(logs or {})}
+        is_new = not self._names
+        self._names = self._names or list(row)
+        with self._path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._names, extrasaction="ignore", lineterminator="\n")
+            if is_new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def _forget_rows_after(self, step: int) -> None:
+        """Removes what a stopped run logged after the checkpoint that it goes on from."""
+        if not self._path.is_file():
+            return
+        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [line for line in lines[1:] if line.endswith("\n") and _step_of(line) <= step]
+        self._names = lines[0].strip().split(",") if rows else []
+        write_atomically(self._path, "".join([lines[0], *rows]) if rows else "")
+
+
+def _step_of(row: str) -> int:
+    return int(row.split(",")[0])
 
 
 class _TensorBoard(keras.callbacks.Callback):
     """Writes the logs for TensorBoard, over meta-steps (Keras's own writes them over epochs)."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, checkpoints: Checkpoints, folder: pathlib.Path) -> None:
         super().__init__()
+        self._checkpoints = checkpoints
         self._folder = folder
         self._writer: Any = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        values = dict(logs or {})
-        step = values.pop("step")
-        if self._writer is None:
-            self._writer = tf.summary.create_file_writer(self._folder)
-        with self._writer.as_default(step=step):
-            for name, value in values.items():
+        if self._writer is None:  # not before: the first meta-step should not wait for it
+            self._writer = tf.summary.create_file_writer(str(self._folder))
+        with self._writer.as_default(step=self._checkpoints.step):
+            for name, value in (logs or {}).items():
                 tf.summary.scalar(name, value)
         self._writer.flush()
 
@@ -226,19 +253,3 @@ class _SaveCheckpoints(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self._checkpoints.step % self._every == 0:
             self._checkpoints.save()
-
-
-def _forget_later_entries(log_file: pathlib.Path, step: int) -> None:
-    """Removes what a stopped run logged after the checkpoint that it goes on from."""
-    if not log_file.is_file():
-        return
-    with log_file.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        names = reader.fieldnames or []
-        rows = [row for row in reader if row.get("step") and int(float(row["step"])) <= step]
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, names, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    write_atomically(log_file, text.getvalue())

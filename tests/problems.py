@@ -114,30 +114,35 @@ def linear_solution(problem: Problem, final_time: float) -> LinearSolution:
 def unrolled_gradients(problem: Problem, step_size: float, num_steps: int) -> list[np.ndarray]:
     """The meta-gradient of gradient descent by reverse mode through the unrolled program."""
     function = problem.function()
-    (support_x, support_y), (query_x, query_y) = problem.episodes
-    num_tasks = support_x.shape[0]
+    state = function.state()
 
     @tf.function
-    def gradients(parameters: list[tf.Tensor]) -> list[tf.Tensor]:
-        state = function.state()
-        with tf.GradientTape() as outer:
-            outer.watch(parameters)
-            losses = []
-            for task in range(num_tasks):
-                u = parameters
-                for _ in range(num_steps):
-                    with tf.GradientTape() as inner:
-                        inner.watch(u)
-                        outputs, _ = function.predict(u, state, support_x[task], adapting=True)
-                        loss = function.loss(support_y[task], outputs)
-                    slopes = inner.gradient(loss, u)
-                    u = [w - step_size * slope for w, slope in zip(u, slopes)]
-                outputs, _ = function.predict(u, state, query_x[task], adapting=False)
-                losses.append(function.loss(query_y[task], outputs))
-            loss = tf.add_n(losses) / num_tasks
-        return outer.gradient(loss, parameters)
+    def descend(u: list[tf.Tensor], x: tf.Tensor, y: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(u)
+            outputs, _ = function.predict(u, state, x, adapting=True)
+            loss = function.loss(y, outputs)
+        slopes = tape.gradient(loss, u)
+        return [w - step_size * slope for w, slope in zip(u, slopes, strict=True)]
 
-    return [g.numpy() for g in gradients(problem.parameters)]
+    def gradients(task: Any) -> list[tf.Tensor]:
+        (support_x, support_y), (query_x, query_y) = task
+        with tf.GradientTape() as tape:
+            tape.watch(parameters)
+            u = parameters
+            for _ in range(num_steps):
+                u = descend(u, support_x, support_y)
+            outputs, _ = function.predict(u, state, query_x, adapting=False)
+            loss = function.loss(query_y, outputs)
+        return tape.gradient(loss, parameters)
+
+    parameters = problem.parameters
+    num_tasks = problem.episodes[0][0].shape[0]
+    per_task = [
+        gradients(tf.nest.map_structure(lambda v, i=i: v[i], problem.episodes))
+        for i in range(num_tasks)
+    ]
+    return [np.mean([g.numpy() for g in column], axis=0) for column in zip(*per_task, strict=True)]
 
 
 def relative_error(values: Any, expected: Any) -> float:

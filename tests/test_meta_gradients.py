@@ -38,21 +38,20 @@ def along(gradients, direction):
     return sum(float(np.sum(g * d)) for g, d in zip(gradients, direction, strict=True))
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("num_steps", [1, 10, 100])
 @pytest.mark.parametrize("make", [problems.dense, problems.convolutional])
-def test_gradient_descent_matches_the_unrolled_program(make, num_steps, jit_compile):
+def test_gradient_descent_matches_the_unrolled_program(make, num_steps):
     problem = make()
+    expected = problems.unrolled_gradients(problem, 0.05, num_steps)
     flow = amaml.GradientFlow(
         final_time=0.05 * num_steps, solver=amaml.solvers.GradientDescent(0.05)
     )
-    result = learner_of(problem, flow, jit_compile).meta_gradients(problem.episodes)
-    expected = problems.unrolled_gradients(problem, 0.05, num_steps)
-    assert problems.relative_error(result.gradients, expected) < RTOL
-    np.testing.assert_array_equal(result.diagnostics.forward.num_evaluations, num_steps)
-    np.testing.assert_array_equal(
-        result.diagnostics.backward.num_vector_jacobian_products, num_steps
-    )
+    for jit_compile in (False, True):
+        result = learner_of(problem, flow, jit_compile).meta_gradients(problem.episodes)
+        assert problems.relative_error(result.gradients, expected) < RTOL
+        np.testing.assert_array_equal(result.diagnostics.forward.num_evaluations, num_steps)
+        products = result.diagnostics.backward.num_vector_jacobian_products
+        np.testing.assert_array_equal(products, num_steps)
 
 
 def test_it_works_eagerly():
@@ -84,8 +83,10 @@ def test_discrete_adjoints_match_central_differences(make, solver):
     assert along(gradients, direction) == pytest.approx(slope, rel=RTOL)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("adjoint", ["continuous", "discrete", "backsolve"])
+@pytest.mark.parametrize(
+    ("adjoint", "jit_compile"),
+    [("continuous", False), ("continuous", True), ("discrete", True), ("backsolve", False)],
+)
 def test_linear_flow_matches_its_closed_form(adjoint, jit_compile):
     problem = problems.linear()
     flow = amaml.GradientFlow(
@@ -127,8 +128,7 @@ def test_stabilised_solver_approaches_the_closed_form_with_its_tolerance():
 
 @pytest.mark.parametrize("solver", ["GradientDescent(0.02)", "RungeKutta4(0.05)"])
 @pytest.mark.parametrize("adjoint", ["discrete", "continuous"])
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_few_checkpoints_change_nothing_but_the_evaluations(solver, adjoint, jit_compile):
+def test_few_checkpoints_change_nothing_but_the_evaluations(solver, adjoint):
     problem = problems.dense()
     results = []
     for max_checkpoints in (512, 16):
@@ -138,14 +138,15 @@ def test_few_checkpoints_change_nothing_but_the_evaluations(solver, adjoint, jit
             adjoint=adjoint,
             max_checkpoints=max_checkpoints,
         )
-        learner = learner_of(problem, flow, jit_compile)
+        learner = learner_of(problem, flow, jit_compile=True)
         results.append(learner.meta_gradients(problem.episodes))
     assert problems.relative_error(results[1].gradients, results[0].gradients) < 1e-4
     if adjoint == "discrete":
         assert problems.relative_error(results[1].gradients, results[0].gradients) < 1e-12
         assert not np.any(results[0].diagnostics.backward.num_evaluations)
-        recomputed = results[1].diagnostics.backward.num_evaluations
-        assert np.all(recomputed <= 1.5 * results[1].diagnostics.forward.num_evaluations)
+        recomputed = results[1].diagnostics.backward.num_evaluations.numpy()
+        unbounded = results[0].diagnostics.forward.num_evaluations.numpy()
+        assert np.all(recomputed <= 1.5 * unbounded)
 
 
 def test_adaptive_steps_can_be_thinned_too():
@@ -256,15 +257,13 @@ def test_unknown_adapted_layer_is_refused():
 
 
 def test_keras_regularizers_enter_the_flow():
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [keras.Input((3,)), keras.layers.Dense(1, kernel_regularizer=keras.regularizers.L2(0.5))]
-    )
     episodes = problems.linear(dtype="float32").episodes
     flow = amaml.GradientFlow(final_time=100.0)
     norms = []
     for strength in (0.0, 5.0):
-        model.layers[-1].kernel_regularizer = keras.regularizers.L2(strength)
+        regularizer = keras.regularizers.L2(strength)
+        layer = keras.layers.Dense(1, kernel_regularizer=regularizer)
+        model = keras.Sequential([keras.Input((3,)), layer])
         learner = amaml.MetaLearner(model, amaml.algorithms.AdjointMAML(flow))
         learner.compile("sgd", loss="mse")
         adapted = learner.adapt(tuple(v[0] for v in episodes[0]))

@@ -25,6 +25,11 @@ class ExplicitRungeKutta(OneStepSolver):
     #: Weights of the error estimate `[S + 1]`, or None.
     error_weights: np.ndarray | None = None
 
+    @property
+    def max_num_stages(self) -> int:  # type: ignore[override]
+        """The stages of the tableau."""
+        return len(self.b)
+
     def plan(self, memory: Any, step_size: tf.Tensor) -> tf.Tensor:
         del memory
         return tf.fill(tf.shape(step_size), len(self.b))

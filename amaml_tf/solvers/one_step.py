@@ -44,6 +44,8 @@ class OneStepSolver(tfp.math.ode.Solver):
     #: of one step to the start of the next.
     adaptive: bool
     max_num_steps: int | None
+    #: Most evaluations in one step.
+    max_num_stages: int
 
     # -- one step, and its reverse ------------------------------------------------------------
 
