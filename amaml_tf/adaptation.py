@@ -91,7 +91,8 @@ def adapt(
             adjoint = flow.adjoint_of(system, solution, cotangent, constants)
             seen = adjoint.diagnostics
             columns = [tf.cast(column, cotangent.dtype) for column in seen]
-            sound = (seen.status == COMPLETED)[:, tf.newaxis]
+            # What is NaN in a failed task must not reach the others through a sum: 0 * NaN is NaN.
+            sound = arrived & (seen.status == COMPLETED)[:, tf.newaxis]
             bars = [tf.where(sound, bar, 0) for bar in (adjoint.state, *adjoint.constants)]
             return *bars, tf.stack(columns, axis=-1)
 
@@ -112,8 +113,12 @@ def _finish(flow: GradientFlow, adapted: tf.Tensor, diagnostics: Diagnostics) ->
 def read_probe(gradient: tf.Tensor) -> AdjointDiagnostics:
     """Returns the diagnostics that a backward pass left as the gradient of the probe."""
     status, evaluations, products, growth = tf.unstack(gradient, axis=-1)
-    counts = (tf.cast(column, tf.int32) for column in (status, evaluations, products))
-    return AdjointDiagnostics(*counts, growth)
+    return AdjointDiagnostics(
+        status=tf.cast(status, tf.int32),
+        num_evaluations=tf.cast(evaluations, tf.int32),
+        num_vector_jacobian_products=tf.cast(products, tf.int32),
+        growth=growth,
+    )
 
 
 def _backsolve(

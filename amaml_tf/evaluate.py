@@ -14,8 +14,8 @@ from amaml_tf import commands
 from amaml_tf.evaluation import EVALUATION_FILE
 from amaml_tf.training import require_checkpoint, restore
 
-_OUTPUT = flags.DEFINE_string(
-    "output", None, f"JSON file for the numbers. Default: {EVALUATION_FILE} in --workdir."
+_EVALUATION_FILE = flags.DEFINE_string(
+    "evaluation_file", None, f"JSON file for the numbers. Default: {EVALUATION_FILE} in --workdir."
 )
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     family = experiment.make_family()
     learner = experiment.make_learner(family)
     step = restore(learner, workdir)
-    path = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else workdir / EVALUATION_FILE
+    path = pathlib.Path(_EVALUATION_FILE.value or workdir / EVALUATION_FILE)
     commands.evaluate_and_report(experiment, family, learner, step, path)
 
 

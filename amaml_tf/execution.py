@@ -2,7 +2,8 @@
 
 Measured on two CPU cores (see `benchmarks`): dense networks want one vectorised program compiled
 by XLA; convolutions with a filter bank per task have no fast vectorised kernel on a CPU, and run
-best task by task, side by side, without XLA. Recurrent layers vectorise, and compile slowly.
+best task by task, side by side, without XLA. Recurrent layers run side by side as well: the second
+derivative of their loop cannot be vectorised by TensorFlow.
 """
 
 from __future__ import annotations
@@ -54,7 +55,12 @@ def choose(model: keras.Model, vectorize: str = "auto", jit_compile: str = "auto
     on_cpu = not tf.config.list_physical_devices("GPU")
     convolutional = any(issubclass(kind, _CONVOLUTIONS) for kind in kinds)
     recurrent = any(issubclass(kind, keras.layers.RNN) for kind in kinds)
-    side_by_side = convolutional and on_cpu
+    if recurrent and vectorize == "on":
+        raise ValueError(
+            f"Expected vectorize to be 'auto' or 'off' for {model.name!r}, which has recurrent "
+            "layers, got 'on'. TensorFlow cannot vectorise the second derivative of their loops."
+        )
+    side_by_side = recurrent or (convolutional and on_cpu)
     vectorized = {"on": True, "off": False, "auto": not side_by_side}[vectorize]
-    compiled = {"on": True, "off": False, "auto": vectorized and not recurrent}[jit_compile]
+    compiled = {"on": True, "off": False, "auto": vectorized}[jit_compile]
     return Execution(vectorized, compiled)

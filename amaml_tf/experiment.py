@@ -8,7 +8,7 @@ import inspect
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -73,6 +73,10 @@ _FLOW_SETTINGS = (
     "on_failure",
 )
 _ALGORITHM_SETTINGS = ("num_steps", "adapted_layers")
+
+# Where a class's argument goes by another name, because the setting stands alone.
+_ARGUMENT_OF = {"dataset": "name"}
+_SETTING_OF = {argument: setting for setting, argument in _ARGUMENT_OF.items()}
 
 _LEAST = {
     "num_meta_steps": 1,
@@ -241,9 +245,10 @@ class Experiment:
         """
         factory = _chosen("task", self.task, tasks.REGISTRY)
         given = self._given(_TASK_SETTINGS) | {"dtype": self.dtype}
+        parameters = inspect.signature(factory).parameters
         if "dataset" in given:
-            given["name"] = given.pop("dataset")
-        if "data_dir" in inspect.signature(factory).parameters:
+            given[_ARGUMENT_OF["dataset"]] = given.pop("dataset")
+        if "data_dir" in parameters:  # it says best itself if it needs one
             given["data_dir"] = self.data_dir
         return _made(f"task {self.task}", factory, given)
 
@@ -418,8 +423,8 @@ def _made(what: str, factory: Callable[..., Any], given: Mapping[str, Any]) -> A
     foreign = [name for name in given if name not in parameters]
     if foreign:
         raise ValueError(
-            f"Expected settings that {what} has, got {', '.join(f'--{name}' for name in foreign)}; "
-            "leave these out, or choose another."
+            f"Expected settings that {what} has, got {_flags(foreign)}; leave these out, or choose "
+            "another."
         )
     missing = [
         name
@@ -430,7 +435,11 @@ def _made(what: str, factory: Callable[..., Any], given: Mapping[str, Any]) -> A
     ]
     if missing:
         raise ValueError(
-            f"Expected {' and '.join(missing)} for {what}, got none; "
-            f"pass {' and '.join(f'--{name}' for name in missing)}."
+            f"Expected a value of {_flags(missing)} for {what}, got none; pass "
+            f"{'it' if len(missing) == 1 else 'them'}."
         )
     return factory(**given)
+
+
+def _flags(arguments: Sequence[str]) -> str:
+    return " and ".join(f"--{_SETTING_OF.get(name, name)}" for name in arguments)

@@ -9,7 +9,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from amaml_tf.solvers.integrate import COMPLETED, NON_FINITE, STEP_LIMIT, STEP_TOO_SMALL, Diagnostics
+from amaml_tf.solvers.integrate import (
+    COMPLETED,
+    NON_FINITE,
+    STEP_LIMIT,
+    STEP_TOO_SMALL,
+    Diagnostics,
+)
 
 _REASONS = {
     NON_FINITE: "values became infinite or NaN. Look for NaN in its support set and for a loss "

@@ -194,7 +194,7 @@ class FunctionalModel:
     def _query_gradient(
         self, adapted: Any, held: Any, state: Any, x: Any, y: Any
     ) -> tuple[Any, ...]:
-        """Returns the query losses `[B]`, their gradients `[B, P]` and `[B, Q]`, and the outputs."""
+        """Returns query losses `[B]`, their gradients `[B, P]` and `[B, Q]`, and the outputs."""
 
         def one(task: Any) -> tuple[Any, ...]:
             vector, held, x, y = task
@@ -257,9 +257,7 @@ def _check_model(model: keras.Model) -> None:
 
 
 def _dense_gradient(tape: tf.GradientTape, loss: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
-    gradient = tape.gradient(
-        loss, vector, unconnected_gradients=tf.UnconnectedGradients.ZERO
-    )
+    gradient = tape.gradient(loss, vector, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return tf.convert_to_tensor(gradient)
 
 

@@ -254,4 +254,3 @@ def vector_field(
         return hessian, (mixed, rates_bar, anchor_bar)
 
     return System(derivative, lambda time, u, vector: vjp(time, u, vector)[0], vjp)
-

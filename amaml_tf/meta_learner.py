@@ -66,7 +66,7 @@ class MetaLearner(keras.Model):
         self.algorithm = algorithm or AdjointMAML()
         self.batch_statistics = batch_statistics
         self.algorithm_variables: list[keras.Variable] = []
-        self.function: FunctionalModel | None = None
+        self.function: Any = None  # the FunctionalModel, once compiled
         self.built = True
 
     def compile(
@@ -114,8 +114,10 @@ class MetaLearner(keras.Model):
         self.dropped_tracker = keras.metrics.Sum(name="dropped_tasks")
         self._metrics_before = _MetricsOnly(metrics)
         # What XLA compiles ends before the failure check, which XLA would remove.
-        wrap = (lambda f: f) if run_eagerly else tf.function(
-            jit_compile=how.jit_compile, autograph=False
+        wrap = (
+            (lambda f: f)
+            if run_eagerly
+            else tf.function(jit_compile=how.jit_compile, autograph=False)
         )
         self._graph_meta_gradients = wrap(self._meta_gradients)
         self._graph_adapt = wrap(self._adapt)
@@ -278,7 +280,7 @@ class MetaLearner(keras.Model):
         self.loss_before_tracker.update_state(before[0])
         self.evaluations_tracker.update_state(diagnostics.forward.num_evaluations)
         self.dropped_tracker.update_state(diagnostics.num_dropped_tasks)
-        query_x, query_y = data[1]
+        _, query_y = data[1]
         targets = _without_task_axis(query_y)
         if self._compile_metrics is not None:
             self._compile_metrics.update_state(targets, _without_task_axis(outputs))

@@ -96,7 +96,9 @@ def linear_solution(problem: Problem, final_time: float) -> LinearSolution:
     (support_x, support_y), (query_x, query_y) = problem.episodes
     theta = problem.parameters[0].numpy()[:, 0]
     adapted, gradients, time_gradients = [], [], []
-    for sx, sy, qx, qy in zip(*(v.numpy() for v in (support_x, support_y, query_x, query_y))):
+    for sx, sy, qx, qy in zip(
+        *(v.numpy() for v in (support_x, support_y, query_x, query_y)), strict=True
+    ):
         hessian = 2 * sx.T @ sx / len(sx)
         optimum = np.linalg.solve(hessian, 2 * sx.T @ sy[:, 0] / len(sx))
         values, vectors = np.linalg.eigh(hessian)

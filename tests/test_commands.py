@@ -1,6 +1,7 @@
 """The commands as a user meets them: flags, exit status, and one sentence for a mistake."""
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -90,7 +91,10 @@ def test_another_configuration_is_refused_by_the_flags_that_differ(call, workdir
 
 def test_evaluation_takes_another_inner_run_but_no_other_model(call, workdir, tmp_path):
     output = tmp_path / "longer.json"
-    assert call(evaluate, f"--workdir={workdir}", "--final_time=0.4", f"--output={output}") is None
+    assert (
+        call(evaluate, f"--workdir={workdir}", "--final_time=0.4", f"--evaluation_file={output}")
+        is None
+    )
     assert json.loads(output.read_text())["gradient_evaluations"]["mean"] == 4
     words = call(evaluate, f"--workdir={workdir}", "--hidden_units=5")
     assert "got --hidden_units=5 (there 4); pass its settings" in words
@@ -151,9 +155,15 @@ def test_mistakes(call, tmp_path, arguments, sentence):
     assert not (tmp_path / "run").exists()  # a mistake leaves nothing behind
 
 
-def test_a_fixed_step_solver_needs_its_step(call, tmp_path):
-    words = call(train_command, f"--workdir={tmp_path}", "--solver=heun")
-    assert "Expected step_size for solver heun, got none; pass --step_size." in words
+@pytest.mark.parametrize(
+    ("choice", "sentence"),
+    [
+        ("--solver=heun", "Expected a value of --step_size for solver heun, got none; pass it."),
+        ("--task=tfds", "Expected a value of --dataset for task tfds, got none; pass it."),
+    ],
+)
+def test_settings_that_are_missing(call, tmp_path, choice, sentence):
+    assert sentence in call(train_command, f"--workdir={tmp_path}", choice)
 
 
 def test_more_ways_than_classes(call, tmp_path):
@@ -232,6 +242,23 @@ def test_every_setting_has_a_flag_with_a_meaning():
     for name in experiment.MAY_CHANGE_IN_EVALUATION:
         assert name in flags.FLAGS
         assert len(flags.FLAGS[name].help) > 10
+
+
+@pytest.mark.skipif("AMAML_DATA_DIR" not in os.environ, reason="AMAML_DATA_DIR is not set")
+def test_omniglot(call, tmp_path):
+    arguments = (
+        f"--flagfile={CONFIGS / 'omniglot_5way_1shot_small.cfg'}",
+        f"--data_dir={os.environ['AMAML_DATA_DIR']}",
+        f"--workdir={tmp_path}",
+        "--num_blocks=1",
+        "--filters=2",
+        "--num_meta_steps=1",
+        "--num_eval_episodes=2",
+        "--eval_batch_size=2",
+    )
+    assert call(train_command, *arguments) is None
+    numbers = json.loads((tmp_path / "evaluation.json").read_text())
+    assert 0 < numbers["after"]["accuracy"]["mean"] < 1
 
 
 def test_a_command_as_a_process():

@@ -54,7 +54,7 @@ def test_one_value_has_no_interval():
 
 def test_every_episode_counts_alike(learner):
     evaluation = evaluate(learner, episodes(), 15, FAMILY.metrics())
-    errors = {"before": [], "after": []}
+    errors: dict[str, list[float]] = {"before": [], "after": []}
     for batch in episodes():
         predictions = learner.predict_episodes(batch)
         for when, all_errors in errors.items():

@@ -1,5 +1,7 @@
 """Layers whose behaviour is not that of a plain function of their weights."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import problems
@@ -13,9 +15,7 @@ LAYERS = keras.layers
 
 
 def learner_of(model, loss="mse", final_time=0.5, batch_statistics=True, **options):
-    flow = amaml.GradientFlow(
-        final_time=final_time, solver=amaml.solvers.GradientDescent(0.05)
-    )
+    flow = amaml.GradientFlow(final_time=final_time, solver=amaml.solvers.GradientDescent(0.05))
     learner = amaml.MetaLearner(
         model, amaml.algorithms.AdjointMAML(flow), batch_statistics=batch_statistics
     )
@@ -43,7 +43,7 @@ def batch(inputs=(4,), outputs=1, integers=0, num_tasks=2, dtype="float64"):
 
 
 D = {"dtype": "float64"}
-CASES = {
+CASES: dict[str, Any] = {
     "batch normalization": (
         [lambda: LAYERS.Dense(5, **D), lambda: LAYERS.BatchNormalization(**D)],
         {},

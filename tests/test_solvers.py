@@ -100,7 +100,7 @@ def test_a_spectrum_over_six_decades():
     eigenvalues = np.linspace(1, 1e6, 1000)
     rates = tf.constant(eigenvalues)
     evaluations = {}
-    for solver in (solvers.RungeKuttaChebyshev(), solvers.DormandPrince(1e-3, 1e-4)):
+    for solver in (solvers.RungeKuttaChebyshev(1e-3, 1e-4), solvers.DormandPrince(1e-3, 1e-4)):
         results = solve(solver, lambda t, y: -rates * y, np.ones(1000), [0.02])
         assert results.diagnostics.status == 0
         np.testing.assert_allclose(
@@ -150,9 +150,7 @@ def test_rows_have_their_own_steps():
     system = loop.System(lambda t, y: -rates * y, lambda t, y, v: -rates * v)
     y0 = tf.ones([2, 1], tf.float64)
     solver = solvers.DormandPrince(1e-6, 1e-8)
-    run = tf.function(
-        lambda y0: loop.integrate(solver, system, 0.0, 1.0, y0, max_num_steps=5000)
-    )
+    run = tf.function(lambda y0: loop.integrate(solver, system, 0.0, 1.0, y0, max_num_steps=5000))
     solution = run(y0)
     steps = solution.diagnostics.num_accepted_steps.numpy()
     assert steps[1] > 10 * steps[0]
@@ -177,7 +175,7 @@ def test_the_cap_on_steps_holds(jit_compile):
 def test_checkpoints_survive_thinning():
     """At every moment the kept steps of the current stride lie in the buffer, each in its slot."""
     capacity = 8
-    buffer = [None] * (capacity + 1)
+    buffer = [-1] * (capacity + 1)
     for n in range(capacity * capacity):
         buffer[int(checkpoint_slot(tf.constant(n), capacity))] = n
         stride = int(checkpoint_stride(tf.constant(n), capacity))

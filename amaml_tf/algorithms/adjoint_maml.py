@@ -117,9 +117,7 @@ class AdjointMAML(Algorithm):
         )
         share = TaskWeights.of(arrived(adaptation.diagnostics, losses), function.dtype)
         column = share.weights[:, tf.newaxis]
-        cotangents = [
-            tf.where(column > 0, column * g, 0) for g in (into_adapted, into_held)
-        ]
+        cotangents = [tf.where(column > 0, column * g, 0) for g in (into_adapted, into_held)]
         gradients = tape.gradient(
             [adaptation.adapted, start.held],
             [*parameters, *own, probe],

@@ -43,8 +43,8 @@ class ExplicitRungeKutta(OneStepSolver):
         known: tf.Tensor,
         step_size: tf.Tensor,
         num_stages: tf.Tensor,
-        points: tf.TensorArray | None = None,
-        offset: tf.Tensor | int = 0,
+        points: Any = None,
+        offset: Any = 0,
     ) -> Step:
         del num_stages
         recording = points is not None
@@ -82,9 +82,7 @@ class ExplicitRungeKutta(OneStepSolver):
             return Step(new_state, none, none, None, points if recording else None)
         weights = tf.constant(self.error_weights, state.dtype)
         error = h * tf.tensordot(weights, slopes, 1)
-        return Step(
-            new_state, slopes[0], slopes[stages], error, points if recording else None
-        )
+        return Step(new_state, slopes[0], slopes[stages], error, points if recording else None)
 
     def step_vjp(
         self,

@@ -36,7 +36,7 @@ class FixedStepSolver(ExplicitRungeKutta):
         super().__init__(
             make_adjoint_solver_fn=make_adjoint_solver_fn,
             validate_args=validate_args,
-            name=name or type(self).__name__,
+            name=name,
         )
         if not step_size > 0:
             raise ValueError(f"Expected step_size to be above 0, got {step_size}.")

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from amaml_tf.solvers.one_step import OneStepSolver
 from amaml_tf.solvers.system import System
-from amaml_tf.solvers.trajectory import Recorder, Trajectory
+from amaml_tf.solvers.trajectory import Recorder
 
 # Status of a row. Failures are negative, as `tfp.math.ode.Diagnostics.status` has it.
 RUNNING = 1
@@ -57,7 +57,7 @@ class Solution(NamedTuple):
 
     state: tf.Tensor
     diagnostics: Diagnostics
-    trajectory: Trajectory | None
+    trajectory: Any  # a Trajectory, or None
     warm_start: WarmStart | None = None
 
 
@@ -84,7 +84,7 @@ class _Loop(NamedTuple):
     state: tf.Tensor
     control: WarmStart
     diagnostics: Diagnostics
-    recorder: Recorder | tuple[()]
+    recorder: Any  # a Recorder, or ()
 
 
 def as_tensor(value: Any, dtype: tf.DType) -> tf.Tensor:

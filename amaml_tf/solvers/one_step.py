@@ -32,7 +32,7 @@ class Step(NamedTuple):
     start_derivative: tf.Tensor
     derivative: tf.Tensor
     error: tf.Tensor | None
-    points: tf.TensorArray | None
+    points: Any
 
 
 class OneStepSolver(tfp.math.ode.Solver):
@@ -43,9 +43,21 @@ class OneStepSolver(tfp.math.ode.Solver):
     #: Whether the step size follows from an error estimate. Such a solver carries f from the end
     #: of one step to the start of the next.
     adaptive: bool
-    max_num_steps: int | None
+    max_num_steps: Any
     #: Most evaluations in one step.
     max_num_stages: int
+
+    def __init__(
+        self,
+        make_adjoint_solver_fn: Any = None,
+        validate_args: bool = False,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            make_adjoint_solver_fn=make_adjoint_solver_fn,
+            validate_args=validate_args,
+            name=name or type(self).__name__,
+        )
 
     # -- one step, and its reverse ------------------------------------------------------------
 
@@ -59,8 +71,8 @@ class OneStepSolver(tfp.math.ode.Solver):
         known: tf.Tensor,
         step_size: tf.Tensor,
         num_stages: tf.Tensor,
-        points: tf.TensorArray | None = None,
-        offset: tf.Tensor | int = 0,
+        points: Any = None,
+        offset: Any = 0,
     ) -> Step:
         """Takes one step of every row.
 
@@ -72,7 +84,7 @@ class OneStepSolver(tfp.math.ode.Solver):
             known: bool scalar; if false, `derivative` is not yet f, and takes one evaluation more.
             step_size: `[B]`; a row with zero stays where it is.
             num_stages: `[B]` int32, from `plan`.
-            points: where to write the states of the stages, or None.
+            points: the `tf.TensorArray` to write the states of the stages to, or None.
             offset: row of `points` for the first stage; rows that would lie beyond its last
                 row are written to that one.
         """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 
@@ -62,7 +64,7 @@ class StepSizeControl:
         self.safety_factor = float(safety_factor)
         self.min_step_size_factor = float(min_step_size_factor)
         self.max_step_size_factor = float(max_step_size_factor)
-        self.max_num_steps = int(max_num_steps)
+        self.max_num_steps: Any = int(max_num_steps)
 
     def step_size_factor(self, error_ratio: tf.Tensor) -> tf.Tensor:
         """Returns by what to multiply a step whose error was `error_ratio` times the tolerance."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
-Tensor = tf.Tensor
+Tensor: TypeAlias = tf.Tensor
 
 
 def elementwise_error_ratio(
@@ -22,6 +22,10 @@ def elementwise_error_ratio(
     return tf.sqrt(tf.reduce_mean(tf.square(error / scale), axis=-1))
 
 
+def _no_vjp(time: Tensor, state: Tensor, cotangent: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    raise NotImplementedError("Expected a System with vjp, to differentiate its solution.")
+
+
 class System(NamedTuple):
     """A batch of independent initial value problems dy/dt = f(t, y; c), one row a problem.
 
@@ -34,11 +38,11 @@ class System(NamedTuple):
             the eigenvalues of df/dy (the Jacobian or its transpose).
         vjp: `(time, state, cotangent [B, P]) -> ([B, P], constants)`: the products of the
             transposed Jacobians df/dy and df/dc with `cotangent`; `constants` is a tuple with one
-            tensor, of leading dimension B, for every constant c. None where nobody differentiates.
+            tensor, of leading dimension B, for every constant c. Only adjoints need it.
         error_ratio: the norm in which local errors are compared with the tolerances.
     """
 
     derivative: Callable[[Tensor, Tensor], Tensor]
     jacobian_product: Callable[[Tensor, Tensor, Tensor], Tensor]
-    vjp: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, tuple[Tensor, ...]]] | None = None
+    vjp: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, tuple[Tensor, ...]]] = _no_vjp
     error_ratio: Callable[[Tensor, Tensor, Tensor, float, float], Tensor] = elementwise_error_ratio

@@ -1,0 +1,99 @@
+"""Figures. Drawn without a display, and matplotlib is imported only to draw."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+TRUTH, SUPPORT = "0.75", "#d95f02"
+# Adaptation goes from light to dark.
+BEFORE, DURING, AFTER = "#9ecae1", "#4292c6", "#08306b"
+
+
+class AdaptationCurves(NamedTuple):
+    """What to draw of one task with scalar inputs and outputs; all arrays are flattened.
+
+    Attributes:
+        support_x: inputs to learn from.
+        support_y: their targets.
+        x: where the curves are given, in increasing order.
+        truth: true values at `x`.
+        before: predictions at `x` before adaptation.
+        during: predictions at `x` part of the way.
+        after: predictions at `x` after adaptation.
+    """
+
+    support_x: Any
+    support_y: Any
+    x: Any
+    truth: Any
+    before: Any
+    during: Any
+    after: Any
+
+
+def draw_adaptation(
+    rows: Mapping[str, Sequence[AdaptationCurves]],
+    path: str | os.PathLike[str],
+    during: str = "during adaptation",
+) -> None:
+    """Draws predictions before, during and after adaptation, one column a task.
+
+    Args:
+        rows: the tasks by where adaptation starts, such as "random initialization"; the same
+            tasks in each row.
+        path: file to write; its suffix (png, svg, pdf) decides the format.
+        during: what to call the curve between before and after.
+
+    Raises:
+        ValueError: if there is nothing to draw.
+    """
+    if not rows or not all(rows.values()):
+        raise ValueError(
+            f"Expected at least one row with at least one task to draw, got {dict(rows)}; pass "
+            "AdaptationCurves."
+        )
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    num_columns = max(map(len, rows.values()))
+    figure = Figure(figsize=(2.6 * num_columns + 0.6, 2.0 * len(rows) + 0.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(rows), num_columns, sharex=True, sharey="col", squeeze=False)
+    for axes_of_row, (name, tasks) in zip(grid, rows.items(), strict=True):
+        axes_of_row[0].set_ylabel(name)
+        for axes, task in zip(axes_of_row, tasks, strict=True):
+            _draw_task(axes, task, during)
+    for number, axes in enumerate(grid[0], start=1):
+        axes.set_title(f"unseen task {number}", fontsize="medium")
+    for axes in grid[-1]:
+        axes.set_xlabel("x")
+    figure.legend(
+        *grid[0][0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=5,
+        frameon=False,
+    )
+    figure.savefig(path, dpi=144)
+
+
+def _draw_task(axes: Any, task: AdaptationCurves, during: str) -> None:
+    axes.plot(task.x, task.truth, color=TRUTH, linewidth=5, label="truth")
+    axes.plot(task.x, task.before, color=BEFORE, linewidth=1.2, label="before adaptation")
+    axes.plot(task.x, task.during, color=DURING, linewidth=1.2, label=during)
+    axes.plot(task.x, task.after, color=AFTER, linewidth=1.8, label="after adaptation")
+    axes.plot(
+        task.support_x, task.support_y, "o", color=SUPPORT, markersize=4, label="support points"
+    )
+    _set_limits(axes, task)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize="small")
+
+
+def _set_limits(axes: Any, task: AdaptationCurves) -> None:
+    """Frames the truth: a prediction that is far off shall not squeeze it."""
+    low, high = float(min(task.truth)), float(max(task.truth))
+    margin = 0.35 * (high - low)
+    axes.set_ylim(low - margin, high + margin)
+    axes.set_xlim(float(min(task.x)), float(max(task.x)))

@@ -1,0 +1,171 @@
+"""Cost and accuracy of the meta-gradient against the length of the inner run.
+
+    python -m benchmarks.trajectory_length --output=docs/figures
+
+For every solver and adjoint: seconds of a meta-gradient (median, after compilation), evaluations,
+Hessian-vector products, growth of the process's peak memory, and the relative error against a
+reference, on five Alpine tasks of 100 examples with the 2-32-32-1 network, in float64. Every run
+is a process of its own, so that peak memory means something. Writes a table and a figure.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from absl import app, flags
+
+CASES = {
+    "RKC, discrete": ("RungeKuttaChebyshev()", "discrete"),
+    "RKC, continuous": ("RungeKuttaChebyshev()", "continuous"),
+    "Dormand-Prince, discrete": ("DormandPrince(1e-4, 1e-5)", "discrete"),
+    "Dormand-Prince, continuous": ("DormandPrince(1e-4, 1e-5)", "continuous"),
+    "gradient descent 0.01, discrete": ("GradientDescent(0.01)", "discrete"),
+}
+REFERENCE = ("DormandPrince(1e-10, 1e-12, max_num_steps=65536)", "discrete")
+
+_TIMES = flags.DEFINE_list("times", ["1", "5", "50", "500"], "Final times to run to.")
+_OUTPUT = flags.DEFINE_string("output", "benchmark_results", "Folder for the table and figure.")
+_MAX_REFERENCE = flags.DEFINE_float(
+    "max_reference_time", 50.0, "Longest run for which to compute the reference gradient."
+)
+_RUN = flags.DEFINE_string("run", None, "Used by the program itself: the JSON of one run.")
+
+
+def measure(solver: str, adjoint: str, final_time: float) -> dict[str, Any]:
+    """Runs one case in this process."""
+    import keras
+    import numpy as np
+
+    import amaml_tf as amaml
+
+    keras.utils.set_random_seed(0)
+    family = amaml.tasks.REGISTRY["alpine"](num_support=100, num_query=100, dtype="float64")
+    model = amaml.models.multilayer_perceptron(
+        family.input_shape, family.num_outputs, dtype="float64"
+    )
+    episodes = next(iter(family.episodes("test", batch_size=5, num_batches=1)))
+    # The name comes from CASES above, not from a user.
+    flow = amaml.GradientFlow(
+        final_time=final_time,
+        solver=eval(f"amaml.solvers.{solver}", {"amaml": amaml}),
+        adjoint=adjoint,
+    )
+    learner = amaml.MetaLearner(model, amaml.algorithms.AdjointMAML(flow))
+    learner.compile("sgd", loss=family.loss)
+    start = time.perf_counter()
+    result = learner.meta_gradients(episodes)
+    first = time.perf_counter() - start
+    seconds = []
+    while len(seconds) < 3 or (sum(seconds) < 2 and len(seconds) < 20):
+        start = time.perf_counter()
+        result = learner.meta_gradients(episodes)
+        seconds.append(time.perf_counter() - start)
+    forward, backward = result.diagnostics.forward, result.diagnostics.backward
+    return {
+        "seconds": statistics.median(seconds),
+        "first_call_seconds": first,
+        "gradients": int(np.max(forward.num_evaluations + backward.num_evaluations)),
+        "hessian_vector_products": int(
+            np.max(forward.num_jacobian_products + backward.num_vector_jacobian_products)
+        ),
+        "steps": int(np.max(forward.num_accepted_steps)),
+        "growth": float(np.max(backward.growth)),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "gradient": [float(v) for g in result.gradients for v in np.ravel(g)],
+    }
+
+
+def measure_apart(solver: str, adjoint: str, final_time: float) -> dict[str, Any] | None:
+    """Runs one case in a process of its own; None if its flow fails."""
+    case = json.dumps([solver, adjoint, final_time])
+    command = [sys.executable, "-m", "benchmarks.trajectory_length", f"--run={case}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if not lines:
+        print(f"{solver}, {adjoint}, T = {final_time:g}: {done.stderr.strip().splitlines()[-1:]}")
+        return None
+    return json.loads(lines[-1])
+
+
+def table(times: list[float]) -> list[dict[str, Any]]:
+    """Measures all cases, and prints a line for each."""
+    import numpy as np
+
+    print(
+        f"{'':32}{'T':>6}{'seconds':>10}{'gradients':>11}{'HVPs':>8}{'steps':>7}"
+        f"{'peak MiB':>10}{'growth':>9}{'error':>10}"
+    )
+    rows = []
+    for final_time in times:
+        reference = None
+        if final_time <= _MAX_REFERENCE.value:
+            reference = measure_apart(*REFERENCE, final_time)
+        for name, (solver, adjoint) in CASES.items():
+            row = measure_apart(solver, adjoint, final_time)
+            if row is None:
+                continue
+            gradient = np.array(row.pop("gradient"))
+            if reference is not None:
+                exact = np.array(reference["gradient"])
+                row["error"] = float(np.linalg.norm(gradient - exact) / np.linalg.norm(exact))
+            rows.append({"case": name, "final_time": final_time, **row})
+            error = f"{row['error']:10.1e}" if "error" in row else f"{'':>10}"
+            print(
+                f"{name:32}{final_time:6g}{row['seconds']:10.3f}{row['gradients']:11d}"
+                f"{row['hessian_vector_products']:8d}{row['steps']:7d}{row['peak_mib']:10.0f}"
+                f"{row['growth']:9.2g}{error}",
+                flush=True,
+            )
+    return rows
+
+
+def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """Draws time, memory, evaluations and error against T."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = {
+        "seconds": "seconds a meta-gradient",
+        "peak_mib": "peak memory of the process, MiB",
+        "gradients": "gradients of the support loss",
+        "error": "relative error of the meta-gradient",
+    }
+    figure, axes = plt.subplots(1, len(panels), figsize=(14, 3.4), layout="constrained")
+    for axis, (key, label) in zip(axes, panels.items(), strict=True):
+        for name in CASES:
+            points = [(r["final_time"], r[key]) for r in rows if r["case"] == name and key in r]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
+        axis.set(xscale="log", yscale="log", xlabel="final time T", title=label)
+        axis.title.set_fontsize(10)
+        axis.grid(alpha=0.3)
+    axes[1].set_yscale("linear")
+    axes[1].set_ylim(bottom=0)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.savefig(path, dpi=150)
+
+
+def main(_: list[str]) -> None:
+    """Runs one case, or all of them."""
+    if _RUN.value:
+        print(json.dumps(measure(*json.loads(_RUN.value))))
+        return
+    folder = pathlib.Path(_OUTPUT.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = table([float(t) for t in _TIMES.value])
+    (folder / "trajectory_length.json").write_text(json.dumps(rows, indent=1) + "\n")
+    draw(rows, folder / "trajectory_length.png")
+    print(f"Written to {folder}/trajectory_length.json and .png.")
+
+
+if __name__ == "__main__":
+    app.run(main)
