@@ -15,6 +15,7 @@ from amaml_tf.failure import AdaptationError
 from amaml_tf.functional import FunctionalModel
 from amaml_tf.gradient_flow import GradientFlow
 from amaml_tf.meta_learner import MetaLearner
+from amaml_tf.saved_model import load_initialization, save_initialization
 
 __version__ = "0.1.0"
 
@@ -25,7 +26,9 @@ __all__ = [
     "MetaLearner",
     "adapt",
     "algorithms",
+    "load_initialization",
     "models",
+    "save_initialization",
     "solvers",
     "tasks",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from amaml_tf import execution
 from amaml_tf.evaluation import Evaluation, evaluate
 from amaml_tf.experiment import MAY_CHANGE_IN_EVALUATION, Experiment
 from amaml_tf.failure import AdaptationError
@@ -127,6 +128,7 @@ def run(main: Callable[[], None]) -> None:
     def guarded(arguments: list[str]) -> None:
         if not FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)  # TensorFlow notes much that is no news
+        execution.compile_quickly()
         try:
             if arguments[1:]:
                 raise ValueError(

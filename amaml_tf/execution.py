@@ -8,6 +8,7 @@ derivative of their loop cannot be vectorised by TensorFlow.
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import keras
@@ -34,6 +35,17 @@ class Execution(NamedTuple):
 
     vectorize: bool
     jit_compile: bool
+
+
+def compile_quickly() -> None:
+    """Asks XLA, for the rest of this process, for less optimisation of the code it makes for CPUs.
+
+    Measured on two cores, this halves the time to the first step and leaves that of the others.
+    For programs, not for libraries, to call, before anything is compiled; `XLA_FLAGS`, where the
+    user has set it, and GPUs are left alone.
+    """
+    if not tf.config.list_physical_devices("GPU"):
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 
 def choose(model: keras.Model, vectorize: str = "auto", jit_compile: str = "auto") -> Execution:
