@@ -61,7 +61,8 @@ def adapt(
         state: values of the model's non-trainable variables (`function.state()`).
         support: (x, y), task axis first.
         start: u(0) and constants; gradients flow to all of them.
-        final_time: scalar, in place of the flow's; not differentiated.
+        final_time: scalar, in place of the flow's. No gradient flows to it: learned times are
+            part of the rates, see `AdjointMAML`.
         probe: `[B, 4]` zeros. Its "gradient" on a tape brings the diagnostics of the backward
             pass to the caller, who has no other way to see them: see `read_probe`.
         differentiable: whether a trajectory must be kept for a tape.
@@ -69,7 +70,7 @@ def adapt(
     Returns:
         An `Adaptation`.
     """
-    final_time = flow.final_time if final_time is None else tf.stop_gradient(final_time)
+    final_time = flow.final_time if final_time is None else final_time
     anchor = start.adapted if flow.proximal_weight else start.adapted[:, :0]
     if probe is None:
         probe = tf.zeros([start.adapted.shape[0] or 1, 4], start.adapted.dtype)

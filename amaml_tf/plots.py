@@ -6,13 +6,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 TRUTH, SUPPORT = "0.75", "#d95f02"
 # Adaptation goes from light to dark.
 BEFORE, DURING, AFTER = "#9ecae1", "#4292c6", "#08306b"
 
 
 class AdaptationCurves(NamedTuple):
-    """What to draw of one task with scalar inputs and outputs; all arrays are flattened.
+    """What to draw of one task with scalar inputs and outputs, in arrays of any shape.
 
     Attributes:
         support_x: inputs to learn from.
@@ -64,7 +66,7 @@ def draw_adaptation(
     for axes_of_row, (name, tasks) in zip(grid, rows.items(), strict=True):
         axes_of_row[0].set_ylabel(name)
         for axes, task in zip(axes_of_row, tasks, strict=True):
-            _draw_task(axes, task, during)
+            _draw_task(axes, AdaptationCurves(*map(np.ravel, task)), during)
     for number, axes in enumerate(grid[0], start=1):
         axes.set_title(f"unseen task {number}", fontsize="medium")
     for axes in grid[-1]:
@@ -93,7 +95,7 @@ def _draw_task(axes: Any, task: AdaptationCurves, during: str) -> None:
 
 def _set_limits(axes: Any, task: AdaptationCurves) -> None:
     """Frames the truth: a prediction that is far off shall not squeeze it."""
-    low, high = float(min(task.truth)), float(max(task.truth))
+    low, high = task.truth.min(), task.truth.max()
     margin = 0.35 * (high - low)
     axes.set_ylim(low - margin, high + margin)
-    axes.set_xlim(float(min(task.x)), float(max(task.x)))
+    axes.set_xlim(task.x.min(), task.x.max())

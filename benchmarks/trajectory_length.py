@@ -4,7 +4,7 @@
 
 For every solver and adjoint: seconds of a meta-gradient (median, after compilation), evaluations,
 Hessian-vector products, the process's peak memory after compilation, and the relative error
-against a reference, on five Alpine tasks of 100 examples with the 2-32-32-1 network, in float64. Every run
+against a reference. Five Alpine tasks of 100 examples, the 2-32-32-1 network, float64. Every run
 is a process of its own, so that peak memory means something. Writes a table and a figure.
 """
 

@@ -2,5 +2,25 @@
 
 from amaml_tf.algorithms.adjoint_maml import AdjointMAML
 from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics, MetaGradients
+from amaml_tf.algorithms.first_order_maml import FirstOrderMAML
+from amaml_tf.algorithms.maml import MAML
+from amaml_tf.algorithms.reptile import Reptile
 
-__all__ = ["AdjointMAML", "Algorithm", "MetaDiagnostics", "MetaGradients"]
+#: By the names that commands know them by.
+REGISTRY: dict[str, type[Algorithm]] = {
+    "adjoint_maml": AdjointMAML,
+    "first_order_maml": FirstOrderMAML,
+    "maml": MAML,
+    "reptile": Reptile,
+}
+
+__all__ = [
+    "MAML",
+    "REGISTRY",
+    "AdjointMAML",
+    "Algorithm",
+    "FirstOrderMAML",
+    "MetaDiagnostics",
+    "MetaGradients",
+    "Reptile",
+]

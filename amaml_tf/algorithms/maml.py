@@ -1,0 +1,37 @@
+"""MAML, by the discrete adjoint of gradient descent."""
+
+from __future__ import annotations
+
+from amaml_tf.algorithms.adjoint_maml import AdjointMAML
+from amaml_tf.gradient_flow import GradientFlow
+from amaml_tf.solvers.gradient_descent import GradientDescent
+
+
+def gradient_descent_flow(step_size: float, num_steps: int) -> GradientFlow:
+    """Returns the flow whose solution is `num_steps` steps of gradient descent.
+
+    Raises:
+        ValueError: if `step_size` is not above 0 or `num_steps` is below 1.
+    """
+    if num_steps < 1:
+        raise ValueError(f"Expected num_steps to be at least 1, got {num_steps}.")
+    solver = GradientDescent(step_size)
+    return GradientFlow(final_time=step_size * num_steps, solver=solver, adjoint="discrete")
+
+
+class MAML(AdjointMAML):
+    """Model-agnostic meta-learning: differentiates through the steps of gradient descent.
+
+    The exact gradient, without a graph that grows with the steps.
+
+    Args:
+        step_size: learning rate of the inner steps, > 0.
+        num_steps: inner steps, >= 1.
+
+    Reference:
+        Finn, Abbeel, Levine, "Model-agnostic meta-learning for fast adaptation of deep networks",
+        ICML 2017.
+    """
+
+    def __init__(self, step_size: float = 0.01, num_steps: int = 5) -> None:
+        super().__init__(gradient_descent_flow(step_size, num_steps))

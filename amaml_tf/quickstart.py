@@ -1,0 +1,181 @@
+"""`python -m amaml_tf.quickstart`: the main job from end to end, in about a minute on two cores.
+
+Learns an initialization from sine waves, adapts to unseen ones from it and from two others, draws
+what happens, exports the initialization and adapts once more through the export.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import absl.logging
+import keras
+import numpy as np
+import tensorflow as tf
+
+from amaml_tf import models, tasks
+from amaml_tf.algorithms import AdjointMAML
+from amaml_tf.gradient_flow import GradientFlow
+from amaml_tf.meta_learner import MetaLearner
+from amaml_tf.plots import AdaptationCurves, draw_adaptation
+from amaml_tf.saved_model import save_initialization
+
+FINAL_TIME = 0.5
+META_BATCH_SIZE = 10
+NUM_EPOCHS = 5
+NUM_UNSEEN_TASKS = 100
+NUM_DRAWN_TASKS = 4
+GRID_POINTS = 100
+# Two programs that round differently choose slightly different steps.
+AGREEMENT = 0.02
+
+
+def main(directory: str = "quickstart", num_meta_steps: int = 500) -> dict[str, float]:
+    """Runs the whole program.
+
+    Args:
+        directory: where the picture and the export go; made if need be.
+        num_meta_steps: how long to meta-train.
+
+    Returns:
+        The error on unseen tasks after adaptation, by where adaptation starts.
+    """
+    start_time = time.monotonic()
+    family = tasks.SinusoidFamily(num_support=20, num_query=20)
+    print("Tasks: sine waves of unknown amplitude and phase, 20 examples to learn each from.")
+    print(f"Adaptation: gradient flow for T = {FINAL_TIME} (50 gradient descent steps of 0.01).\n")
+
+    learner = make_learner(network(), FINAL_TIME)
+    starts = {"random": learner.model.get_weights()}
+    print(f"Learning an initialization from {num_meta_steps * META_BATCH_SIZE} tasks")
+    starts["learned"] = meta_train(learner, family, num_meta_steps)
+    print("\nTraining the same network jointly on the same tasks, for comparison")
+    starts["jointly trained"] = train_jointly(network(), family, num_meta_steps)
+
+    unseen = unseen_tasks(family)
+    predictions = {name: predict(learner, weights, unseen) for name, weights in starts.items()}
+    errors = report(predictions, unseen)
+
+    root = Path(directory)
+    root.mkdir(parents=True, exist_ok=True)
+    picture = root / "adaptation.png"
+    draw(picture, starts, predictions, unseen)
+    learner.model.set_weights(starts["learned"])
+    export = save_initialization(learner, root / "export")
+    check_export(export, unseen, predictions["learned"][1])
+
+    print(f"\nPicture:    {picture}")
+    print(f"SavedModel: {export} (adapts by itself; reloaded, it agrees with Python)")
+    print(f"Done in {time.monotonic() - start_time:.0f} seconds.")
+    return errors
+
+
+def network() -> keras.Model:
+    """A small network with the same first weights every time."""
+    return models.multilayer_perceptron((1,), 1, hidden_units=(40, 40), seed=0)
+
+
+def make_learner(model: keras.Model, final_time: float, jit_compile: str = "auto") -> MetaLearner:
+    """A learner of an initialization of `model`."""
+    learner = MetaLearner(model, AdjointMAML(GradientFlow(final_time=final_time)))
+    optimizer = keras.optimizers.Adam(1e-2, global_clipnorm=10.0)
+    learner.compile(optimizer=optimizer, loss="mse", jit_compile=jit_compile)
+    return learner
+
+
+def meta_train(learner: MetaLearner, family: tasks.TaskFamily, num_meta_steps: int) -> Any:
+    """Returns the weights of the learned initialization."""
+    learner.optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(1e-2, num_meta_steps)
+    learner.fit(
+        family.episodes("train", batch_size=META_BATCH_SIZE),
+        epochs=NUM_EPOCHS,
+        steps_per_epoch=num_meta_steps // NUM_EPOCHS,
+        shuffle=False,
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+    return learner.model.get_weights()
+
+
+def train_jointly(model: keras.Model, family: tasks.TaskFamily, num_batches: int) -> Any:
+    """Returns the weights of `model` trained on the examples of all tasks, as if they were one."""
+
+    def pooled(support: Any, query: Any) -> tuple[tf.Tensor, ...]:
+        return tuple(tf.reshape(tf.concat(xy, axis=1), [-1, 1]) for xy in zip(support, query))
+
+    episodes = family.episodes("train", batch_size=META_BATCH_SIZE, num_batches=num_batches)
+    model.compile(optimizer=keras.optimizers.Adam(1e-2), loss="mse")
+    model.fit(episodes.map(pooled), shuffle=False, verbose=0)
+    return model.get_weights()
+
+
+def unseen_tasks(family: tasks.SinusoidFamily) -> Any:
+    """One batch of test tasks, whose query sets are their whole curves."""
+    numbers = range(NUM_UNSEEN_TASKS)
+    supports = [family.task_episode("test", number)[0] for number in numbers]
+    curves = [family.grid("test", number, GRID_POINTS) for number in numbers]
+    return tuple(
+        tuple(tf.stack(values) for values in zip(*pairs, strict=True))
+        for pairs in (supports, curves)
+    )
+
+
+def predict(learner: MetaLearner, weights: Any, episodes: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what the query sets are predicted to be before and after adaptation."""
+    learner.model.set_weights(weights)
+    predictions = learner.predict_episodes(episodes)
+    return predictions.before[1].numpy(), predictions.after[1].numpy()
+
+
+def report(
+    predictions: dict[str, tuple[np.ndarray, np.ndarray]], unseen: Any
+) -> dict[str, float]:
+    """Prints a table of errors, and returns those after adaptation."""
+    truth = unseen[1][1].numpy()
+    print(f"\nError (RMSE) on {NUM_UNSEEN_TASKS} unseen tasks")
+    print(f"{'initialization':<20}{'before adaptation':>20}{'after adaptation':>20}")
+    errors = {}
+    for name, outputs in predictions.items():
+        before, errors[name] = (float(np.sqrt(np.mean((y - truth) ** 2))) for y in outputs)
+        print(f"{name:<20}{before:>20.3f}{errors[name]:>20.3f}")
+    return errors
+
+
+def draw(path: Path, starts: dict[str, Any], predictions: dict[str, Any], unseen: Any) -> None:
+    """Draws adaptation to the first few unseen tasks."""
+    some = tf.nest.map_structure(lambda values: values[:NUM_DRAWN_TASKS], unseen)
+    # For one batch it does not pay to compile.
+    halfway = make_learner(network(), FINAL_TIME / 10, jit_compile="off")
+    rows = {}
+    for name in ("learned", "random"):
+        before, after = predictions[name]
+        _, during = predict(halfway, starts[name], some)
+        curves = zip(*some[0], *some[1], before, during, after)
+        rows[f"{name} initialization"] = [AdaptationCurves(*curve) for curve in curves]
+    draw_adaptation(rows, path, during="a tenth of the way")
+
+
+def check_export(path: Path, unseen: Any, expected: np.ndarray) -> None:
+    """Adapts to one task through the export.
+
+    Raises:
+        RuntimeError: if the predictions are not those of the learner.
+    """
+    (support_x, support_y), (query_x, _) = tf.nest.map_structure(lambda v: v[0], unseen)
+    served = tf.saved_model.load(str(path))
+    answer = served.signatures["adapt_and_predict"](
+        support_x=support_x, support_y=support_y, query_x=query_x
+    )
+    difference = float(np.max(np.abs(answer["predictions"] - expected[0])))
+    if not difference <= AGREEMENT:
+        raise RuntimeError(
+            f"Expected the export in {path} to predict what the learner does, got predictions "
+            f"{difference:.2g} apart; please report this."
+        )
+
+
+if __name__ == "__main__":
+    absl.logging.set_verbosity(absl.logging.ERROR)  # TensorFlow notes much that is no news
+    main()
