@@ -33,9 +33,6 @@ SOLVERS: dict[str, Callable[..., Any]] = {
     "dormand_prince": solvers.DormandPrince,
     "bdf": solvers.BDF,
 }
-ALGORITHMS: dict[str, Callable[..., algorithms.Algorithm]] = {
-    "adjoint_maml": algorithms.AdjointMAML,
-}
 
 _TASK_SETTINGS = (
     "num_ways",
@@ -177,7 +174,7 @@ class Experiment:
         True, "Batch normalization uses the statistics of the batch at hand, not stored ones."
     )
 
-    algorithm: str = _setting("adjoint_maml", f"Meta-learner: {', '.join(ALGORITHMS)}.")
+    algorithm: str = _setting("adjoint_maml", f"Meta-learner: {', '.join(algorithms.REGISTRY)}.")
     final_time: float | None = _setting(
         None, "T, how long to adapt to a task: inner learning rate times inner steps."
     )
@@ -288,7 +285,7 @@ class Experiment:
         Raises:
             ValueError: there is no such algorithm or solver, or a setting does not fit it.
         """
-        factory = _chosen("algorithm", self.algorithm, ALGORITHMS)
+        factory = _chosen("algorithm", self.algorithm, algorithms.REGISTRY)
         if "flow" in inspect.signature(factory).parameters:
             given = self._given(_ALGORITHM_SETTINGS) | {"flow": self.make_flow()}
         else:

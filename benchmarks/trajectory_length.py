@@ -84,7 +84,8 @@ def measure(solver: str, adjoint: str, final_time: float) -> dict[str, Any]:
     start = time.perf_counter()
     result = learner.meta_gradients(episodes)
     first = time.perf_counter() - start
-    memory, seconds = PeakMemory(), []
+    memory = PeakMemory()
+    seconds: list[float] = []
     while len(seconds) < 3 or (sum(seconds) < 2 and len(seconds) < 20):
         start = time.perf_counter()
         result = learner.meta_gradients(episodes)

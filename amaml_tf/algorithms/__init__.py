@@ -1,5 +1,7 @@
 """Meta-learning algorithms, behind one interface."""
 
+from collections.abc import Callable
+
 from amaml_tf.algorithms.adjoint_maml import AdjointMAML
 from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics, MetaGradients
 from amaml_tf.algorithms.first_order_maml import FirstOrderMAML
@@ -7,7 +9,7 @@ from amaml_tf.algorithms.maml import MAML
 from amaml_tf.algorithms.reptile import Reptile
 
 #: By the names that commands know them by.
-REGISTRY: dict[str, type[Algorithm]] = {
+REGISTRY: dict[str, Callable[..., Algorithm]] = {
     "adjoint_maml": AdjointMAML,
     "first_order_maml": FirstOrderMAML,
     "maml": MAML,

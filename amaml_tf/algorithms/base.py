@@ -10,7 +10,6 @@ import keras
 import tensorflow as tf
 
 from amaml_tf.adaptation import Adaptation, Start, adapt
-from amaml_tf.adjoint import AdjointDiagnostics
 from amaml_tf.functional import FunctionalModel
 from amaml_tf.gradient_flow import GradientFlow
 from amaml_tf.solvers.integrate import COMPLETED, Diagnostics
@@ -28,7 +27,7 @@ class MetaDiagnostics(NamedTuple):
     """
 
     forward: Diagnostics
-    backward: AdjointDiagnostics | None
+    backward: Any
     num_dropped_tasks: tf.Tensor
 
 

@@ -1,0 +1,39 @@
+"""Figures: what is drawn, and that drawing needs no display."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from amaml_tf import plots
+
+
+def curves(amplitude=1.0):
+    x = np.linspace(-1, 1, 20)[:, np.newaxis]
+    truth = amplitude * np.sin(x)
+    return plots.AdaptationCurves(x[::5], truth[::5], x, truth, 0 * x, truth / 2, truth)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_draws_a_row_for_each_start_and_a_column_for_each_task(tmp_path, suffix):
+    rows = {"one start": [curves(), curves(2)], "another": [curves(), curves(2)]}
+    path = tmp_path / f"figure.{suffix}"
+    plots.draw_adaptation(rows, path, during="half-way")
+    drawn = path.read_bytes()
+    assert drawn.startswith({"png": b"\x89PNG", "svg": b"<?xml"}[suffix])
+    if suffix == "svg":
+        for text in ("one start", "another", "unseen task 2", "half-way", "support points"):
+            assert f"<!-- {text} -->".encode() in drawn
+        assert b"unseen task 3" not in drawn
+
+
+def test_refuses_to_draw_nothing(tmp_path):
+    for rows in ({}, {"a start": []}):
+        with pytest.raises(ValueError, match="Expected at least one row with at least one task"):
+            plots.draw_adaptation(rows, tmp_path / "figure.png")
+
+
+def test_matplotlib_is_imported_to_draw_only():
+    code = "import sys, amaml_tf.plots; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
