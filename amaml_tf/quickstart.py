@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from amaml_tf import models, tasks
+from amaml_tf import execution, models, tasks
 from amaml_tf.algorithms import AdjointMAML
 from amaml_tf.gradient_flow import GradientFlow
 from amaml_tf.meta_learner import MetaLearner
@@ -180,4 +180,5 @@ def check_export(path: Path, unseen: Any, expected: np.ndarray) -> None:
 
 if __name__ == "__main__":
     absl.logging.set_verbosity(absl.logging.ERROR)  # TensorFlow notes much that is no news
+    execution.compile_quickly()
     main()

@@ -1,6 +1,5 @@
 """Exported initializations: what comes out of a SavedModel is what the learner computes."""
 
-import subprocess
 import sys
 
 import keras
@@ -98,9 +97,9 @@ def test_batch_normalization_is_that_of_the_learner(tmp_path, batch_statistics):
     learner = learner_of(problem.model, problem.loss, batch_statistics=batch_statistics)
     served = tf.saved_model.load(save_initialization(learner, tmp_path))
     (support_x, support_y), (query_x, _) = first_task(problem)
-    (_, outputs), _, _ = learner._graph_predict(problem.episodes, learner.function.state())
+    _, expected = learner.predict_episodes(problem.episodes).after
     answer = served.adapt_and_predict(support_x, support_y, query_x)
-    np.testing.assert_allclose(answer["predictions"], outputs[0], rtol=1e-10)
+    np.testing.assert_allclose(answer["predictions"], expected[0], rtol=1e-10)
 
 
 def test_exports_what_the_algorithm_has_learned(tmp_path):
@@ -265,17 +264,28 @@ def workdir(tmp_path):
     return tmp_path
 
 
-def test_command_exports_a_run(workdir, capsys):
-    with flagsaver.flagsaver():
-        flags.FLAGS(["amaml-export", f"--workdir={workdir}", "--version=7"])
-        export.main()
+@pytest.fixture
+def call(monkeypatch):
+    """Runs the command in this process; returns its exit status, or its last words."""
+
+    def called(*arguments):
+        monkeypatch.setattr(sys, "argv", ["amaml-export", *arguments])
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ending:
+            flags.FLAGS.unparse_flags()
+            export.run()
+        return ending.value.code
+
+    return called
+
+
+def test_command_exports_a_run(call, workdir, capsys):
+    assert call(f"--workdir={workdir}", "--version=7") is None
     assert str(workdir / "export" / "7") in capsys.readouterr().out
     assert load_initialization(workdir / "export").count_params() == 13
 
 
-def test_command_tells_a_mistake_in_one_sentence(tmp_path):
-    command = [sys.executable, "-m", "amaml_tf.export", f"--workdir={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "Expected workdir to be the folder of a run" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_command_tells_a_mistake_in_one_sentence(call, workdir, tmp_path):
+    empty = tmp_path / "empty"
+    assert "to be the folder of a run" in call(f"--workdir={empty}")
+    (workdir / "export" / "2").mkdir(parents=True)
+    assert "a version that is not there yet" in call(f"--workdir={workdir}", "--version=2")
