@@ -48,7 +48,9 @@ def main(directory: str = "quickstart", num_meta_steps: int = 500) -> dict[str, 
     start_time = time.monotonic()
     family = tasks.SinusoidFamily(num_support=20, num_query=20)
     print("Tasks: sine waves of unknown amplitude and phase, each to be learned from 20 examples.")
-    print(f"Adaptation: gradient flow for T = {FINAL_TIME}, as 50 gradient descent steps of 0.01.\n")
+    print(
+        f"Adaptation: gradient flow for T = {FINAL_TIME}, as 50 gradient descent steps of 0.01.\n"
+    )
 
     learner = make_learner(network(), FINAL_TIME)
     num_tasks = num_meta_steps * META_BATCH_SIZE
@@ -132,12 +134,12 @@ def predict(learner: MetaLearner, weights: Any, episodes: Any) -> tuple[np.ndarr
     return predictions.before[1].numpy(), predictions.after[1].numpy()
 
 
-def report(
-    predictions: dict[str, tuple[np.ndarray, np.ndarray]], unseen: Any
-) -> dict[str, float]:
+def report(predictions: dict[str, tuple[np.ndarray, np.ndarray]], unseen: Any) -> dict[str, float]:
     """Prints a table of errors, and returns those after adaptation."""
     truth = unseen[1][1].numpy()
-    print(f"\nError (RMSE) on {NUM_UNSEEN_TASKS} unseen tasks   before adaptation   after adaptation")
+    print(
+        f"\nError (RMSE) on {NUM_UNSEEN_TASKS} unseen tasks   before adaptation   after adaptation"
+    )
     errors = {}
     for name, outputs in predictions.items():
         before, errors[name] = (float(np.sqrt(np.mean((y - truth) ** 2))) for y in outputs)
