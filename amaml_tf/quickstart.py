@@ -108,7 +108,9 @@ def train_jointly(model: keras.Model, family: tasks.TaskFamily, num_batches: int
     """Returns the weights of `model` trained on the examples of all tasks, as if they were one."""
 
     def pooled(support: Any, query: Any) -> tuple[tf.Tensor, ...]:
-        return tuple(tf.reshape(tf.concat(xy, axis=1), [-1, 1]) for xy in zip(support, query))
+        return tuple(
+            tf.reshape(tf.concat(xy, axis=1), [-1, 1]) for xy in zip(support, query, strict=True)
+        )
 
     episodes = family.episodes("train", batch_size=META_BATCH_SIZE, num_batches=num_batches)
     model.compile(optimizer=keras.optimizers.Adam(1e-2), loss="mse")
@@ -155,9 +157,10 @@ def draw(path: Path, starts: dict[str, Any], predictions: dict[str, Any], unseen
     early = make_learner(network(), FINAL_TIME / 10, jit_compile="off")
     rows = {}
     for name in (LEARNED, RANDOM):
-        before, after = predictions[name]
+        before, after = (outputs[:NUM_DRAWN_TASKS] for outputs in predictions[name])
         _, during = predict(early, starts[name], some)
-        rows[name] = [AdaptationCurves(*c) for c in zip(*some[0], *some[1], before, during, after)]
+        tasks_drawn = zip(*some[0], *some[1], before, during, after, strict=True)
+        rows[name] = [AdaptationCurves(*curves) for curves in tasks_drawn]
     draw_adaptation(rows, path, during="a tenth of the way")
 
 

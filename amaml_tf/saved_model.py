@@ -123,10 +123,17 @@ def load_initialization(
         return keras.models.load_model(path, custom_objects=custom_objects, compile=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"Expected {path} to hold a model that Keras can build again, got: "
-            f"{str(error).splitlines()[0]} Pass your own layers as custom_objects={{name: class}}, "
-            "or register them with keras.saving.register_keras_serializable."
+            f"Expected {path} to hold a model that Keras can build again, got {_reason(error)!r}; "
+            "pass layers of your own as custom_objects={name: class}, or register them with "
+            "keras.saving.register_keras_serializable."
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What began it: Keras wraps the cause into pages of configuration."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error).split(". ")[0]
 
 
 def find_version(directory: str | os.PathLike[str]) -> Path:

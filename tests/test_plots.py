@@ -26,6 +26,7 @@ def test_draws_a_row_for_each_start_and_a_column_for_each_task(tmp_path, suffix)
 
 
 def test_refuses_to_draw_nothing(tmp_path):
-    for rows in ({}, {"a start": []}):
+    nothing: tuple[dict[str, list], ...] = ({}, {"a start": []})
+    for rows in nothing:
         with pytest.raises(ValueError, match="Expected at least one row with at least one task"):
             plots.draw_adaptation(rows, tmp_path / "figure.png")

@@ -21,8 +21,8 @@ GRADIENT_DESCENT = amaml.solvers.GradientDescent(0.05)
 CHEBYSHEV = amaml.solvers.RungeKuttaChebyshev()
 
 
-def learner_of(model, loss="mse", solver=GRADIENT_DESCENT, batch_statistics=True, **flow):
-    flow = amaml.GradientFlow(final_time=1.0, solver=solver, **flow)
+def learner_of(model, loss="mse", solver=GRADIENT_DESCENT, batch_statistics=True, **options):
+    flow = amaml.GradientFlow(final_time=1.0, solver=solver, **options)
     learner = amaml.MetaLearner(
         model, amaml.algorithms.AdjointMAML(flow), batch_statistics=batch_statistics
     )
@@ -98,7 +98,7 @@ def test_batch_normalization_is_that_of_the_learner(tmp_path, batch_statistics):
     served = tf.saved_model.load(save_initialization(learner, tmp_path))
     (support_x, support_y), (query_x, _) = first_task(problem)
     _, expected = learner.predict_episodes(problem.episodes).after
-    answer = served.adapt_and_predict(support_x, support_y, query_x)
+    answer = served.adapt_and_predict(support_x, tf.cast(support_y, tf.int32), query_x)
     np.testing.assert_allclose(answer["predictions"], expected[0], rtol=1e-10)
 
 
@@ -203,7 +203,7 @@ class OwnLayer(keras.layers.Dense):
 def test_layers_that_keras_does_not_know(tmp_path):
     model = keras.Sequential([keras.Input((2,)), OwnLayer(1)])
     save_initialization(learner_of(model), tmp_path)
-    with pytest.raises(ValueError, match="OwnLayer.*custom_objects=") as error:
+    with pytest.raises(ValueError, match=r"OwnLayer.*custom_objects=") as error:
         load_initialization(tmp_path)
     assert "\n" not in str(error.value)
     assert load_initialization(tmp_path, {"OwnLayer": OwnLayer}).count_params() == 3
@@ -270,9 +270,10 @@ def call(monkeypatch):
 
     def called(*arguments):
         monkeypatch.setattr(sys, "argv", ["amaml-export", *arguments])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ending:
+        with flagsaver.flagsaver():
             flags.FLAGS.unparse_flags()
-            export.run()
+            with pytest.raises(SystemExit) as ending:
+                export.run()
         return ending.value.code
 
     return called
