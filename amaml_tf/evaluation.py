@@ -47,7 +47,11 @@ class Estimate:
         return cls(float(values.mean()), float(_QUANTILE_95 * deviation / math.sqrt(values.size)))
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f} ± {self.half_width:.4f}"
+        """Both numbers to the second significant digit of the half width."""
+        if not (math.isfinite(self.half_width) and self.half_width > 0):
+            return f"{self.mean:.4g} ± {self.half_width:.4g}"
+        decimals = max(0, 1 - math.floor(math.log10(self.half_width)))
+        return f"{self.mean:.{decimals}f} ± {self.half_width:.{decimals}f}"
 
 
 @dataclasses.dataclass(frozen=True)

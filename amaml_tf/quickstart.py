@@ -40,7 +40,7 @@ def main(directory: str = "quickstart", num_meta_steps: int = 500) -> dict[str, 
 
     Args:
         directory: where the picture and the export go; made if need be.
-        num_meta_steps: how long to meta-train.
+        num_meta_steps: how long to meta-train; a multiple of 5.
 
     Returns:
         The error on unseen tasks after adaptation, by where adaptation starts.
@@ -94,12 +94,21 @@ def make_learner(model: keras.Model, final_time: float, jit_compile: str = "auto
 def meta_train(learner: MetaLearner, family: tasks.TaskFamily, num_meta_steps: int) -> Any:
     """Returns the weights of the learned initialization."""
     learner.optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(1e-2, num_meta_steps)
+    # Keras's own bar for `fit` shows too much for a narrow terminal.
+    verbose = 1 if sys.stdout.isatty() else 2
+    bar = keras.utils.Progbar(num_meta_steps, verbose=verbose, stateful_metrics=["query loss"])
+
+    def update(batch: int, logs: dict[str, float]) -> None:
+        del batch
+        bar.update(int(learner.optimizer.iterations), [("query loss", logs["loss"])])
+
     learner.fit(
         family.episodes("train", batch_size=META_BATCH_SIZE),
-        epochs=NUM_EPOCHS,
+        epochs=NUM_EPOCHS,  # the loss that is shown is the mean over one of them
         steps_per_epoch=num_meta_steps // NUM_EPOCHS,
         shuffle=False,
-        verbose=1 if sys.stdout.isatty() else 2,
+        verbose=0,
+        callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=update)],
     )
     return learner.model.get_weights()
 

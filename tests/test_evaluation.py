@@ -52,6 +52,19 @@ def test_one_value_has_no_interval():
         Estimate.of([1.0])
 
 
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (Estimate(0.95774, 0.00361), "0.9577 ± 0.0036"),
+        (Estimate(111.0417, 12.9), "111 ± 13"),
+        (Estimate(0.00015678, 0.0000123), "0.000157 ± 0.000012"),
+        (Estimate(3.0, 0.0), "3 ± 0"),
+    ],
+)
+def test_numbers_are_shown_as_precisely_as_they_are_known(estimate, text):
+    assert str(estimate) == text
+
+
 def test_every_episode_counts_alike(learner):
     evaluation = evaluate(learner, episodes(), 15, FAMILY.metrics())
     errors: dict[str, list[float]] = {"before": [], "after": []}
@@ -118,4 +131,4 @@ def test_the_table_and_the_file_say_the_same(learner, tmp_path):
     assert written["num_episodes"] == 15
     assert written["confidence"] == 0.95
     rmse = written["after"]["rmse"]
-    assert f"{rmse['mean']:.4f} ± {rmse['half_width']:.4f}" in evaluation.table()
+    assert str(Estimate(**rmse)) in evaluation.table()

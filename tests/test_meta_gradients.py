@@ -12,6 +12,8 @@ import amaml_tf as amaml
 # adjoint is off by 1e-2 and more.
 RTOL = 1e-6
 
+ADAPTIVE = amaml.solvers.DormandPrince(1e-9, 1e-11)
+
 
 def learner_of(problem, flow, jit_compile=False, run_eagerly=False, **options):
     learner = amaml.MetaLearner(problem.model, amaml.algorithms.AdjointMAML(flow, **options))
@@ -105,7 +107,9 @@ def test_solvers_of_tfp_are_taken(adjoint):
     problem = problems.linear()
     expected = problems.linear_solution(problem, 2.0)
     for solver in (tfp.math.ode.DormandPrince(1e-9, 1e-11), tfp.math.ode.BDF(1e-8, 1e-10)):
-        flow = amaml.GradientFlow(final_time=2.0, solver=solver, adjoint=adjoint)
+        flow = amaml.GradientFlow(
+            final_time=2.0, solver=solver, adjoint=adjoint, adjoint_solver=ADAPTIVE
+        )
         result = learner_of(problem, flow).meta_gradients(problem.episodes)
         assert problems.relative_error(result.gradients, [expected.gradient]) < 1e-5
 
@@ -178,9 +182,6 @@ def test_a_tape_around_an_adaptation_gives_the_meta_gradient():
     result = learner.meta_gradients(problem.episodes)
     assert problems.relative_error(gradients, result.gradients) < 1e-12
     assert float(loss) == pytest.approx(float(result.loss), rel=1e-12)
-
-
-ADAPTIVE = amaml.solvers.DormandPrince(1e-9, 1e-11)
 
 
 @pytest.mark.parametrize("adjoint", ["discrete", "continuous"])

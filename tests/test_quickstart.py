@@ -1,11 +1,14 @@
-"""The quickstart, cut short: learns, compares, draws, exports and adapts through the export."""
+"""What a newcomer runs first, cut short: the quickstart, and the code of the README."""
 
 import functools
+import pathlib
+import re
+from typing import Any
 
 import keras
 import numpy as np
 
-from amaml_tf import load_initialization, quickstart
+from amaml_tf import execution, load_initialization, quickstart
 
 
 def test_runs_from_end_to_end(tmp_path, monkeypatch, capsys):
@@ -22,3 +25,18 @@ def test_runs_from_end_to_end(tmp_path, monkeypatch, capsys):
     model = load_initialization(tmp_path / "export")
     assert isinstance(model, keras.Model)
     assert np.shape(model(np.zeros((3, 1)))) == (3, 1)
+
+
+def test_code_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    in_graphs = execution.Execution(vectorize=True, jit_compile=False)
+    monkeypatch.setattr(execution, "choose", lambda *_: in_graphs)
+    text = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 3
+    code = "\n".join(blocks).replace("epochs=5, steps_per_epoch=100", "epochs=1, steps_per_epoch=2")
+    names: dict[str, Any] = {}
+    exec(code.replace("num_batches=30", "num_batches=1"), names)
+    assert names["answer"]["predictions"].shape == (10, 1)
+    adapted = names["adapted_model"].evaluate(names["query_x"][:, :1], names["query_y"], verbose=0)
+    assert np.isfinite(adapted).all()

@@ -127,7 +127,7 @@ def test_failed_flow_is_an_error_of_the_request(exported):
     assert np.isfinite(served.adapt_and_predict(x, y, x)["predictions"]).all()
 
 
-def test_no_function_needs_xla(tmp_path):
+def test_no_function_needs_xla_or_python(tmp_path):
     learner = learner_of(small_model())
     learner.compile(loss="mse", jit_compile="on")
     learner.adapt(examples(4))
@@ -136,6 +136,7 @@ def test_no_function_needs_xla(tmp_path):
     functions = saved.meta_graphs[0].graph_def.library.function
     assert len(functions) > 5
     assert not any(function.attr["_XlaMustCompile"].b for function in functions)
+    assert not any("PyFunc" in node.op for function in functions for node in function.node_def)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +208,27 @@ def test_layers_that_keras_does_not_know(tmp_path):
         load_initialization(tmp_path)
     assert "\n" not in str(error.value)
     assert load_initialization(tmp_path, {"OwnLayer": OwnLayer}).count_params() == 3
+
+
+class OwnModel(keras.Model):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, x, training=None):
+        return self.dense(x)
+
+
+def test_models_without_an_input_need_its_spec(tmp_path):
+    model = OwnModel()
+    x, y = examples(4)
+    model(x)
+    learner = learner_of(model)
+    with pytest.raises(ValueError, match="got 0 of them; .* pass input_spec="):
+        save_initialization(learner, tmp_path)
+    save_initialization(learner, tmp_path, input_spec=tf.TensorSpec([None, 2]))
+    loaded = load_initialization(tmp_path, {"OwnModel": OwnModel})
+    np.testing.assert_array_equal(loaded(x), model(x))
 
 
 # -- what can be wrong --------------------------------------------------------------------------

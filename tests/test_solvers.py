@@ -30,7 +30,7 @@ def equal_steps(solver, system, y0, final_time, num_stages):
         going = (tf.constant(0), state, derivative)
         return tf.while_loop(lambda n, *_: n < num_steps, advance, going)[1]
 
-    return lambda num_steps: run(tf.constant(num_steps)).numpy()[0, 0]
+    return lambda num_steps: run(tf.constant(num_steps, tf.int32)).numpy()[0, 0]
 
 
 @pytest.mark.parametrize(
