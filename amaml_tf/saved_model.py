@@ -258,7 +258,7 @@ def _input_spec(model: keras.Model) -> tf.TensorSpec:
 def _target_spec(loss: Callable[..., Any], outputs: tf.TensorSpec) -> tf.TensorSpec:
     try:
         tf.function(loss, autograph=False).get_concrete_function(outputs, outputs)
-    except ValueError:
+    except (TypeError, ValueError):
         return tf.TensorSpec(outputs.shape[:-1], tf.int32)
     return tf.TensorSpec(outputs.shape, outputs.dtype)
 

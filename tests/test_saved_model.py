@@ -221,10 +221,10 @@ class OwnModel(keras.Model):
 
 def test_models_without_an_input_need_its_spec(tmp_path):
     model = OwnModel()
-    x, y = examples(4)
+    x, _ = examples(4)
     model(x)
     learner = learner_of(model)
-    with pytest.raises(ValueError, match="got 0 of them; .* pass input_spec="):
+    with pytest.raises(ValueError, match=r"got 0 of them; .* pass input_spec="):
         save_initialization(learner, tmp_path)
     save_initialization(learner, tmp_path, input_spec=tf.TensorSpec([None, 2]))
     loaded = load_initialization(tmp_path, {"OwnModel": OwnModel})
