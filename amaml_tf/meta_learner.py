@@ -173,6 +173,7 @@ class MetaLearner(keras.Model):
             AdaptationError: if the flow of a task fails and the flow's `on_failure` is "raise".
         """
         self._require_compiled()
+        options.setdefault("shuffle", False)  # episodes come shuffled; Keras warns otherwise
         with failure.readable():
             return super().fit(*args, **options)
 

@@ -224,9 +224,11 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
     # -- step size and number of stages -----------------------------------------------------------
 
     def initial_memory(self, state: tf.Tensor) -> _Memory:
-        # Any vector will do that no eigenvector is orthogonal to.
-        vector = tf.random.stateless_normal(state.shape, seed=(0, 1), dtype=state.dtype)
+        # Any vector will do that no eigenvector is orthogonal to. (Random numbers would do as
+        # well, and take XLA a second to work out when it compiles.)
+        pattern = tf.sin(tf.range(1, state.shape[1] + 1, dtype=state.dtype) ** 2)
         rows = tf.zeros_like(state[:, 0])
+        vector = rows[:, tf.newaxis] + pattern
         return _Memory(rows, vector, tf.zeros_like(rows, tf.int32))
 
     def refresh(
