@@ -1,12 +1,14 @@
 """Adjoint MAML for TensorFlow: learn an initialization by long gradient flows.
 
-import amaml_tf as amaml
+In short:
 
-flow = amaml.GradientFlow(final_time=5.0)
-learner = amaml.MetaLearner(model, algorithm=amaml.algorithms.AdjointMAML(flow))
-learner.compile(optimizer="adam", loss="mse")
-learner.fit(episodes)
-adapted_model = learner.adapt((support_x, support_y))
+    import amaml_tf as amaml
+
+    flow = amaml.GradientFlow(final_time=5.0)
+    learner = amaml.MetaLearner(model, algorithm=amaml.algorithms.AdjointMAML(flow))
+    learner.compile(optimizer="adam", loss="mse")
+    learner.fit(episodes)
+    adapted_model = learner.adapt((support_x, support_y))
 """
 
 from amaml_tf import algorithms, models, solvers, tasks
