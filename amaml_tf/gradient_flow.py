@@ -113,8 +113,7 @@ class GradientFlow:
                 f"Expected solver to be a tfp.math.ode.Solver, got {self.solver!r}. Those of "
                 "amaml_tf.solvers are."
             )
-        if self.adjoint != "backsolve":
-            object.__setattr__(self, "solver", as_one_step(self.solver))
+        object.__setattr__(self, "solver", as_one_step(self.solver))
         if self.adjoint == "discrete" and not isinstance(self.solver, OneStepSolver):
             raise ValueError(
                 f"Expected a solver of amaml_tf.solvers for adjoint='discrete', got "
