@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from amaml_tf.dense_output import DenseOutput
 from amaml_tf.segments import Segment, fold_backwards
 from amaml_tf.solvers.integrate import COMPLETED, integrate
 from amaml_tf.solvers.one_step import OneStepSolver
@@ -74,7 +75,7 @@ def discrete_adjoint(
     def reverse_step(n: Any, segment: Segment, carry: Any) -> Any:
         state_bar, constants_bar, peak, products = carry
         taken = trajectory.step(n)
-        state_bar, constants_bar = solver.step_vjp(
+        new = solver.step_vjp(
             system,
             taken.time,
             taken.step_size,
@@ -83,6 +84,11 @@ def discrete_adjoint(
             segment.row(n),
             state_bar,
             constants_bar,
+        )
+        # What a row computed in a step that it did not take (NaN, it may be) is not its own.
+        advanced = (taken.step_size > 0)[:, tf.newaxis]
+        state_bar, constants_bar = tf.nest.map_structure(
+            lambda bar, old: tf.where(advanced, bar, old), new, (state_bar, constants_bar)
         )
         peak = tf.maximum(peak, tf.norm(state_bar, axis=-1))
         return state_bar, constants_bar, peak, products + taken.num_stages
@@ -116,8 +122,8 @@ def continuous_adjoint(
 ) -> Adjoint:
     """Solves the adjoint ODE from T back to 0 over the stored trajectory.
 
-    Between the states of the forward steps u(t) is the cubic Hermite polynomial of their values
-    and derivatives (local error of order 4). The local error of λ is compared, in norm, with
+    Between the states of the forward steps u(t) is a Hermite polynomial, whose order does not fall
+    below the solver's (see `DenseOutput`). The local error of λ is compared, in norm, with
     `rtol` times the norm of λ itself, whatever its size: `atol` has no say. The integrals for the
     constants are solved with λ and do not enter the error.
 
@@ -134,10 +140,11 @@ def continuous_adjoint(
         An `Adjoint`. A row whose adjoint solve fails has a negative status.
     """
     widths = [cotangent.shape[-1], *(constant.shape[-1] for constant in constants)]
+    order = getattr(solver, "order", 5)  # TFP's BDF goes up to 5
 
     def visit(segment: Segment, carry: Any) -> Any:
         row, status, peak, products, evaluations = carry
-        flow = _DenseOutput.of(system, segment)
+        flow = DenseOutput.of(system, segment, order)
         backward = _adjoint_system(system, flow, widths)
         solution = integrate(
             adjoint_solver,
@@ -165,68 +172,7 @@ def continuous_adjoint(
     return Adjoint(state_bar, tuple(constants_bar), diagnostics)
 
 
-class _DenseOutput(NamedTuple):
-    """u(t) on one segment: nodes `[N + 1, B, P]`, their derivatives, and where they lie."""
-
-    nodes: tf.Tensor
-    slopes: tf.Tensor
-    segment: Segment
-    start_time: tf.Tensor
-    end_time: tf.Tensor
-
-    @classmethod
-    def of(cls, system: System, segment: Segment) -> _DenseOutput:
-        trajectory = segment.trajectory
-        last = segment.end - 1
-        start_time = trajectory.step(segment.first).time
-        end_time = trajectory.step(last).time + trajectory.step(last).step_size
-        shape = segment.final_state.shape
-
-        def array() -> tf.TensorArray:
-            size = trajectory.capacity + 1
-            return tf.TensorArray(shape_dtype, size, element_shape=shape, clear_after_read=False)
-
-        shape_dtype = segment.final_state.dtype
-
-        def fill(n: Any, nodes: Any, slopes: Any) -> tuple[Any, ...]:
-            state = tf.where(
-                n == segment.end,
-                segment.final_state,
-                tf.gather(segment.points, segment.row(tf.minimum(n, last))),
-            )
-            time = tf.where(n == segment.end, end_time, trajectory.step(tf.minimum(n, last)).time)
-            at = n - segment.first
-            return n + 1, nodes.write(at, state), slopes.write(at, system.derivative(time, state))
-
-        _, nodes, slopes = tf.while_loop(
-            lambda n, *_: n <= segment.end,
-            fill,
-            (segment.first, array(), array()),
-            maximum_iterations=trajectory.capacity + 1,
-        )
-        return cls(nodes.stack(), slopes.stack(), segment, start_time, end_time)
-
-    def at(self, time: tf.Tensor) -> tf.Tensor:
-        """Returns u at `time` `[B]`, each row by the step that it lies in: cubic Hermite."""
-        trajectory, first, end = self.segment.trajectory, self.segment.first, self.segment.end
-        steps = tf.range(trajectory.offsets.shape[0])[:, tf.newaxis]
-        begun = (steps >= first) & (steps < end) & (trajectory.times <= time)
-        at = tf.maximum(tf.reduce_sum(tf.cast(begun, tf.int32), axis=0) - 1, 0)
-        rows = tf.range(time.shape[0])
-        here, there = tf.stack([at, rows], axis=-1), tf.stack([at + 1, rows], axis=-1)
-        step = tf.stack([first + at, rows], axis=-1)
-        h = tf.gather_nd(trajectory.step_sizes, step)
-        elapsed = time - tf.gather_nd(trajectory.times, step)
-        theta = tf.clip_by_value(tf.math.divide_no_nan(elapsed, h), 0, 1)[:, tf.newaxis]
-        h = h[:, tf.newaxis]
-        u0, u1 = tf.gather_nd(self.nodes, here), tf.gather_nd(self.nodes, there)
-        f0, f1 = tf.gather_nd(self.slopes, here), tf.gather_nd(self.slopes, there)
-        # Hairer, Nørsett, Wanner, "Solving ODEs I", equation (II.6.7)
-        bend = (1 - 2 * theta) * (u1 - u0) + (theta - 1) * h * f0 + theta * h * f1
-        return (1 - theta) * u0 + theta * u1 + theta * (theta - 1) * bend
-
-
-def _adjoint_system(system: System, flow: _DenseOutput, widths: list[int]) -> System:
+def _adjoint_system(system: System, flow: DenseOutput, widths: list[int]) -> System:
     """The adjoint ODE in backward time s = end_time - t, with the integrals of the constants."""
 
     def derivative(backward_time: tf.Tensor, row: tf.Tensor) -> tf.Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from amaml_tf import execution
+from amaml_tf import execution, plots
 from amaml_tf.evaluation import Evaluation, evaluate
 from amaml_tf.experiment import MAY_CHANGE_IN_EVALUATION, Experiment
 from amaml_tf.failure import AdaptationError
@@ -22,6 +22,7 @@ from amaml_tf.tasks import TaskFamily
 FLAGS = flags.FLAGS
 
 _PACKAGE = pathlib.Path(__file__).parent
+_NUMBERS = {int: ("whole numbers", "32,32"), float: ("numbers", "0.5,5")}
 _DEFINE: dict[type, Callable[..., Any]] = {
     str: flags.DEFINE_string,
     int: flags.DEFINE_integer,
@@ -85,14 +86,15 @@ def _value(name: str) -> Any:
     value = FLAGS[name].value
     if not isinstance(value, list):
         return value
-    if name != "hidden_units":
-        return tuple(value)
+    (optional, *_) = typing.get_args(typing.get_type_hints(Experiment)[name])
+    (kind, *_) = typing.get_args(optional)  # of the elements of `tuple[kind, ...] | None`
     try:
-        return tuple(int(each) for each in value)
+        return tuple(kind(each) for each in value)
     except ValueError as error:
+        what, example = _NUMBERS[kind]
         raise ValueError(
-            f"Expected {name} to be whole numbers with commas between them, got "
-            f"{','.join(value)!r}; pass something like --{name}=32,32."
+            f"Expected {name} to be {what} with commas between them, got {','.join(value)!r}; "
+            f"pass something like --{name}={example}."
         ) from error
 
 
@@ -100,20 +102,42 @@ def evaluate_and_report(
     settings: Experiment, family: TaskFamily, learner: MetaLearner, step: int, path: pathlib.Path
 ) -> Evaluation:
     """Evaluates as `settings` say, prints the table and writes the numbers to `path`."""
-    size = settings.eval_batch_size
-    episodes = family.episodes(
-        settings.eval_split,
-        batch_size=size,
-        seed=settings.eval_seed,
-        num_batches=-(-settings.num_eval_episodes // size),
+    split, seed, count = settings.eval_split, settings.eval_seed, settings.num_eval_episodes
+    there_are = family.num_different_episodes(split)
+    if there_are is not None:
+        count = min(count, there_are)  # the same episode again tells nothing
+    size = min(settings.eval_batch_size, count)
+    batches = family.episodes(split, batch_size=size, seed=seed, num_batches=-(-count // size))
+    evaluation = evaluate(
+        learner,
+        batches,
+        count,
+        family.metrics(),
+        times=settings.eval_times or None,
+        optimizer=settings.make_eval_optimizer(),
+        steps=settings.eval_steps or None,
+        task_indices=family.task_indices(split, seed=seed, count=count),
     )
-    evaluation = evaluate(learner, episodes, settings.num_eval_episodes, family.metrics())
-    print(f"\nUnseen tasks ({settings.eval_split} split) after meta-step {step}:")
+    print(f"\nUnseen tasks ({split} split) after meta-step {step}:")
     print(evaluation.table())
     path.parent.mkdir(parents=True, exist_ok=True)
     evaluation.write(path, meta_step=step, settings=dataclasses.asdict(settings))
+    if settings.eval_times or settings.eval_steps:
+        _draw(evaluation, settings.algorithm, path.with_suffix(".png"))
     print(f"Written to {path}.", flush=True)
     return evaluation
+
+
+def _draw(evaluation: Evaluation, name: str, path: pathlib.Path) -> None:
+    """Draws the curve of the family's own metric, or of the loss if there is none."""
+    measure = list(evaluation.after)[-1]
+    curve = [
+        (point.at, estimate.mean, estimate.half_width)
+        for point in evaluation.curve
+        for estimate in (point.measures[measure],)
+    ]
+    xlabel = {"time": "inner time", "step": "steps"}[evaluation.unit]
+    plots.plot_curves({name: curve}, path, xlabel=xlabel, ylabel=measure)
 
 
 def run(main: Callable[[], None]) -> None:

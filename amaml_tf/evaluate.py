@@ -3,7 +3,11 @@
     amaml-evaluate --workdir=runs/sinusoid
 
 The settings are those of the run; flags change what may differ, such as --num_eval_episodes,
---eval_seed, --final_time or --solver.
+--eval_seed, --final_time or --solver. A curve along the inner run, or along the steps of a Keras
+optimizer from the learned initialization:
+
+    amaml-evaluate --workdir=runs/sinusoid --eval_times=0.1,1,10
+    amaml-evaluate --workdir=runs/sinusoid --eval_optimizer=adam --eval_steps=10,100,1000
 """
 
 import pathlib

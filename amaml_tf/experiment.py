@@ -15,6 +15,7 @@ import keras
 
 from amaml_tf import algorithms, models, solvers, tasks
 from amaml_tf.files import write_atomically
+from amaml_tf.fine_tuning import require_elementwise
 from amaml_tf.gradient_flow import GradientFlow
 from amaml_tf.meta_learner import MetaLearner
 from amaml_tf.training import has_checkpoint
@@ -33,6 +34,7 @@ SOLVERS: dict[str, Callable[..., Any]] = {
     "dormand_prince": solvers.DormandPrince,
     "bdf": solvers.BDF,
 }
+_ADJOINT_SOLVERS = {name: made for name, made in SOLVERS.items() if made is not solvers.BDF}
 
 _TASK_SETTINGS = (
     "num_ways",
@@ -69,7 +71,7 @@ _FLOW_SETTINGS = (
     "proximal_weight",
     "on_failure",
 )
-_ALGORITHM_SETTINGS = ("num_steps", "adapted_layers")
+_ALGORITHM_SETTINGS = ("num_steps", "adapted_layers", "num_cg_steps", "cg_damping")
 
 # Where a class's argument goes by another name, because the setting stands alone.
 _ARGUMENT_OF = {"dataset": "name"}
@@ -102,6 +104,11 @@ MAY_CHANGE_ON_RESUMING = frozenset(
         "eval_batch_size",
         "eval_seed",
         "eval_split",
+        "eval_optimizer",
+        "eval_learning_rate",
+        "eval_weight_decay",
+        "eval_steps",
+        "eval_times",
     }
 )
 # A learned initialization may be evaluated with another inner run, and on tasks of other sizes.
@@ -109,6 +116,7 @@ MAY_CHANGE_IN_EVALUATION = MAY_CHANGE_ON_RESUMING | {
     "final_time",
     "solver",
     "adjoint",
+    "adjoint_solver",
     "step_size",
     "num_steps",
     "rtol",
@@ -187,12 +195,21 @@ class Experiment:
     atol: float | None = _setting(None, "Absolute tolerance of an adaptive solver.")
     max_num_steps: int | None = _setting(None, "Cap on the solver's steps.")
     adjoint: str | None = _setting(None, "Meta-gradient: discrete, continuous or backsolve.")
+    adjoint_solver: str | None = _setting(
+        None, "Solver of the adjoint ODE of --adjoint=continuous. Default: that of the flow."
+    )
     adapted_layers: tuple[str, ...] | None = _setting(
         None, "Names of the layers that adaptation changes. Default: all."
     )
     learn_final_time: bool | None = _setting(None, "Learn T, from final_time on.")
     learned_rates: str | None = _setting(None, "Learn inner rates: none, tensor or entry.")
     proximal_weight: float | None = _setting(None, "Weight of the pull to the initialization.")
+    num_cg_steps: int | None = _setting(
+        None, "implicit_maml: most steps of conjugate gradients for a meta-gradient."
+    )
+    cg_damping: float | None = _setting(
+        None, "implicit_maml: added to proximal_weight in the meta-gradient."
+    )
     on_failure: str | None = _setting(
         None, "If a task's flow fails: raise (stop) or drop (leave the task out)."
     )
@@ -215,6 +232,17 @@ class Experiment:
     eval_batch_size: int = _setting(20, "Episodes to evaluate at a time.")
     eval_seed: int = _setting(0, "Which unseen episodes.")
     eval_split: str = _setting("test", "Whose episodes: test or validation.")
+    eval_optimizer: str | None = _setting(
+        None, "Name of a Keras optimizer to adapt by. Default: the algorithm's own inner run."
+    )
+    eval_learning_rate: float | None = _setting(None, "Learning rate of --eval_optimizer.")
+    eval_weight_decay: float | None = _setting(None, "Weight decay of --eval_optimizer.")
+    eval_steps: tuple[int, ...] | None = _setting(
+        None, "Numbers of steps of --eval_optimizer to measure at: 10,100,1000."
+    )
+    eval_times: tuple[float, ...] | None = _setting(
+        None, "Times of the inner run to measure at: 0.5,5. The last stands for --final_time."
+    )
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -223,7 +251,7 @@ class Experiment:
                     f"Expected {name} to be {least} or more, got {getattr(self, name)}; pass a "
                     "larger number."
                 )
-        for name in ("meta_learning_rate", "decay_steps", "clip_norm"):
+        for name in ("meta_learning_rate", "decay_steps", "clip_norm", "eval_learning_rate"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(
@@ -231,6 +259,36 @@ class Experiment:
                 )
         for name, choices in _CHOICES.items():
             _chosen(name, getattr(self, name), dict.fromkeys(choices))
+        self._check_evaluation()
+
+    def _check_evaluation(self) -> None:
+        for name in ("eval_steps", "eval_times"):
+            values = getattr(self, name)
+            if values and not (min(values) >= 0 and max(values) > 0):
+                raise ValueError(
+                    f"Expected {name} of 0 or more, one of them above 0, got {_text(values)}; pass "
+                    "other numbers."
+                )
+        if self.eval_weight_decay is not None and not self.eval_weight_decay >= 0:
+            raise ValueError(
+                f"Expected eval_weight_decay of 0 or more, got {self.eval_weight_decay}; pass such."
+            )
+        if self.eval_optimizer is not None:
+            if self.eval_times or not self.eval_steps:
+                came = "eval_times" if self.eval_times else "none"
+                raise ValueError(
+                    f"Expected eval_steps with eval_optimizer={self.eval_optimizer}, got {came}; "
+                    "pass something like --eval_steps=10,100,1000, and no --eval_times."
+                )
+            return
+        for name in ("eval_steps", "eval_learning_rate", "eval_weight_decay"):
+            value = getattr(self, name)
+            if value is not None and value != ():
+                raise ValueError(
+                    f"Expected an eval_optimizer with {name}={_text(value)}, got none; pass "
+                    "--eval_optimizer=sgd for steps of gradient descent, or --eval_times for the "
+                    "algorithm's own inner run (a step's time is its size)."
+                )
 
     # -- what the settings stand for ------------------------------------------------------------
 
@@ -274,10 +332,18 @@ class Experiment:
         Raises:
             ValueError: there is no such solver, or a setting does not fit it.
         """
-        name = self.solver or "runge_kutta_chebyshev"
-        factory = _chosen("solver", name, SOLVERS)
-        solver = _made(f"solver {name}", factory, self._given(_SOLVER_SETTINGS))
-        return GradientFlow(solver=solver, **self._given(_FLOW_SETTINGS))
+        chosen = {"solver": self.solver or "runge_kutta_chebyshev"}
+        if self.adjoint_solver is not None:
+            _chosen("adjoint_solver", self.adjoint_solver, _ADJOINT_SOLVERS)
+            if self.adjoint != "continuous":
+                raise ValueError(
+                    f"Expected --adjoint=continuous beside --adjoint_solver={self.adjoint_solver}, "
+                    f"got {self.adjoint or 'the default, discrete'}; pass it, or leave the adjoint "
+                    "solver out."
+                )
+            chosen["adjoint_solver"] = self.adjoint_solver
+        made = _made_solvers(chosen, self._given(_SOLVER_SETTINGS))
+        return GradientFlow(**made, **self._given(_FLOW_SETTINGS))
 
     def make_algorithm(self) -> algorithms.Algorithm:
         """Returns the meta-learning algorithm.
@@ -290,7 +356,13 @@ class Experiment:
             given = self._given(_ALGORITHM_SETTINGS) | {"flow": self.make_flow()}
         else:
             given = self._given(
-                (*_ALGORITHM_SETTINGS, "solver", *_SOLVER_SETTINGS, *_FLOW_SETTINGS)
+                (
+                    *_ALGORITHM_SETTINGS,
+                    "solver",
+                    "adjoint_solver",
+                    *_SOLVER_SETTINGS,
+                    *_FLOW_SETTINGS,
+                )
             )
         return _made(f"algorithm {self.algorithm}", factory, given)
 
@@ -306,6 +378,19 @@ class Experiment:
         named = _of_keras("optimizer", self.optimizer, keras.optimizers.get)
         return type(named)(learning_rate=rate, global_clipnorm=self.clip_norm)
 
+    def make_eval_optimizer(self) -> keras.optimizers.Optimizer | None:
+        """Returns the optimizer to adapt by in evaluations; None: the algorithm's own inner run.
+
+        Raises:
+            ValueError: Keras has no such optimizer, or it does not leave tasks apart.
+        """
+        if self.eval_optimizer is None:
+            return None
+        named = _of_keras("eval_optimizer", self.eval_optimizer, keras.optimizers.get)
+        require_elementwise(named)
+        given = {"learning_rate": self.eval_learning_rate, "weight_decay": self.eval_weight_decay}
+        return type(named)(**{name: value for name, value in given.items() if value is not None})
+
     def make_learner(self, family: tasks.TaskFamily) -> MetaLearner:
         """Returns a compiled learner of the initialization of a new model for `family`.
 
@@ -314,6 +399,7 @@ class Experiment:
         """
         # First what is quick to say no.
         algorithm, optimizer = self.make_algorithm(), self.make_optimizer()
+        self.make_eval_optimizer()  # not only after the training
         model = self.make_model(family)
         learner = MetaLearner(model, algorithm, batch_statistics=self.batch_statistics)
         learner.compile(
@@ -436,6 +522,21 @@ def _made(what: str, factory: Callable[..., Any], given: Mapping[str, Any]) -> A
             f"{'it' if len(missing) == 1 else 'them'}."
         )
     return factory(**given)
+
+
+def _made_solvers(chosen: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes solvers by their roles, of the settings `given`: each is for those that have it."""
+    factories = {role: _chosen(role, name, SOLVERS) for role, name in chosen.items()}
+    known = {role: inspect.signature(factory).parameters for role, factory in factories.items()}
+    foreign = set(given).difference(*known.values())  # to every one of them
+    return {
+        role: _made(
+            f"{role} {chosen[role]}",
+            factory,
+            {name: v for name, v in given.items() if name in known[role] or name in foreign},
+        )
+        for role, factory in factories.items()
+    }
 
 
 def _flags(arguments: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -51,7 +52,7 @@ class FunctionalModel:
         self.model = model
         self.batch_statistics = batch_statistics
         self.vectorize = vectorize
-        self.loss = as_loss(loss)
+        self.loss = as_loss(loss, self.dtype)
         variables = model.trainable_variables
         self.adapted = tuple(adapted) if adapted is not None else (True,) * len(variables)
         if len(self.adapted) != len(variables) or not any(self.adapted):
@@ -224,8 +225,12 @@ class FunctionalModel:
         return tf.map_fn(one, tasks, fn_output_signature=spec, parallel_iterations=8)
 
 
-def as_loss(loss: Any) -> Callable[[Any, Any], tf.Tensor]:
-    """Returns a function of (y_true, y_pred) with a scalar value for a Keras loss of any form."""
+def as_loss(loss: Any, dtype: tf.DType) -> Callable[[Any, Any], tf.Tensor]:
+    """Returns a function of (y_true, y_pred) with a scalar value for a Keras loss of any form.
+
+    A Keras loss object rounds what it is given to its own type, which is float32 unless it was
+    told otherwise; here it computes in `dtype` if that is wider.
+    """
     if isinstance(loss, (dict, list, tuple)) or loss is None:
         raise ValueError(
             f"Expected one loss (a keras.losses.Loss, its name, or a function), got {loss!r}. "
@@ -233,6 +238,11 @@ def as_loss(loss: Any) -> Callable[[Any, Any], tf.Tensor]:
         )
     function = keras.losses.get(loss)
     if isinstance(function, keras.losses.Loss):
+        if tf.as_dtype(function.dtype).size < dtype.size:
+            function = copy.copy(function)
+            # There is no public way to give a loss another type.
+            function._dtype_policy = keras.DTypePolicy(dtype.name)  # noqa: SLF001
+            function._dtype = dtype.name  # noqa: SLF001
         return function
     return lambda y_true, y_pred: tf.reduce_mean(function(y_true, y_pred))
 

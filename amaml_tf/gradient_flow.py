@@ -22,8 +22,8 @@ LEARNED_RATES = ("none", "tensor", "entry")
 ON_FAILURE = ("raise", "drop")
 
 # Default size of one buffer of states, in bytes, and its bounds in states.
-_BUFFER_BYTES = 2**26
-_FEWEST_CHECKPOINTS, _MOST_CHECKPOINTS = 16, 512
+_BUFFER_BYTES = 2**27
+_FEWEST_CHECKPOINTS, _MOST_CHECKPOINTS = 16, 4096
 
 
 class Constants(NamedTuple):
@@ -64,7 +64,7 @@ class GradientFlow:
         adjoint_solver: for the adjoint ODE of "continuous", with its own tolerances; None takes
             `solver`, or `RungeKuttaChebyshev()` where that cannot be.
         max_checkpoints: states that each of the (at most three) buffers of a run holds; a power
-            of two. None: as many as fit 64 MiB, between 16 and 512, and enough for the solver's
+            of two. None: as many as fit 128 MiB, between 16 and 4096, and enough for the solver's
             cap on steps. A buffer of K states serves runs of up to K² steps; those that do not
             fit are recomputed once in the backward pass.
         learn_final_time: make T a meta-parameter, learned as log T from `final_time` on.
@@ -252,4 +252,11 @@ def vector_field(
             hessian += proximal_weight * direction
         return hessian, (mixed, rates_bar, anchor_bar)
 
-    return System(derivative, lambda time, u, vector: vjp(time, u, vector)[0], vjp)
+    def second_derivative(time: tf.Tensor, u: tf.Tensor, slope: tf.Tensor) -> tf.Tensor:
+        del time
+        _, hessian, _ = function.curvature(u, held, state, x, y, slope)
+        return -scaled(hessian + proximal_weight * slope if has_anchor else hessian)
+
+    return System(
+        derivative, lambda time, u, vector: vjp(time, u, vector)[0], vjp, second_derivative
+    )

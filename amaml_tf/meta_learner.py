@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -19,6 +22,8 @@ from amaml_tf.algorithms.base import (
     number_of_tasks,
 )
 from amaml_tf.functional import FunctionalModel
+from amaml_tf.gradient_flow import Constants, vector_field
+from amaml_tf.solvers.integrate import Diagnostics
 
 
 class Predictions(NamedTuple):
@@ -33,6 +38,20 @@ class Predictions(NamedTuple):
     before: tuple[tf.Tensor, Any]
     after: tuple[tf.Tensor, Any]
     diagnostics: MetaDiagnostics
+
+
+class Point(NamedTuple):
+    """A batch of tasks part of the way through their adaptation.
+
+    Attributes:
+        losses: `[B]`, of the query sets.
+        outputs: of the model on the query sets, task axis first.
+        diagnostics: of the stretch from the point before to this one, per task.
+    """
+
+    losses: tf.Tensor
+    outputs: Any
+    diagnostics: Diagnostics
 
 
 class MetaLearner(keras.Model):
@@ -98,7 +117,7 @@ class MetaLearner(keras.Model):
         """
         if isinstance(jit_compile, bool):
             jit_compile = "on" if jit_compile else "off"
-        how = execution.choose(self.model, vectorize, jit_compile)
+        self.execution = how = execution.choose(self.model, vectorize, jit_compile)
         self.function = FunctionalModel(
             self.model,
             loss,
@@ -121,6 +140,7 @@ class MetaLearner(keras.Model):
         )
         self._graph_meta_gradients = wrap(self._meta_gradients)
         self._graph_adapt = wrap(self._adapt)
+        self._graph_go_on = wrap(self._go_on)
         super().compile(
             optimizer=optimizer,
             metrics=metrics,
@@ -141,7 +161,10 @@ class MetaLearner(keras.Model):
         if self.function is None:
             return []
         own = [self.loss_tracker, self.loss_before_tracker, self.evaluations_tracker]
-        return [*own, self.dropped_tracker, *super().metrics, *self._metrics_before.metrics]
+        own.append(self.dropped_tracker)
+        # Not `super().metrics`: it has losses of Keras's own, which stay at 0 and would be logged.
+        given = [self._compile_metrics, self._metrics_before._compile_metrics]  # noqa: SLF001
+        return [*own, *(metrics for metrics in given if metrics is not None)]
 
     def train_step(self, data: Episodes) -> dict[str, tf.Tensor]:
         """One meta-update from a batch of episodes."""
@@ -214,6 +237,40 @@ class MetaLearner(keras.Model):
         self._check(predictions.diagnostics)
         return predictions
 
+    def predict_along(self, episodes: Episodes, times: Sequence[float]) -> Iterator[Point]:
+        """Yields a `Point` of a batch of episodes for every time of one run of adaptation.
+
+        The flow is solved from time to time, each stretch in steps of its own, so all points
+        together cost little more than the last one. `times` stand in place of the final time.
+
+        Args:
+            episodes: a batch, as elsewhere.
+            times: above 0, in increasing order.
+
+        Raises:
+            AdaptationError: as `fit`.
+        """
+        self._require_compiled()
+        episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
+        _check_episodes(episodes)
+        support, query = episodes
+        state, start = self.function.state(), self.start(episodes)
+        adapted, before = start.adapted, 0.0
+        longest = max(after - before for before, after in itertools.pairwise([0.0, *times]))
+        for time in times:
+            stretch = tf.constant(time - before, self.function.dtype)
+            adapted, diagnostics = self._graph_go_on(support, state, adapted, stretch, longest)
+            diagnostics = diagnostics._replace(time=diagnostics.time + before)
+            if self.algorithm.flow.on_failure == "raise":
+                failure.check(diagnostics, time)
+            losses, outputs = self.function.query(adapted, start.held, state, *query)
+            yield Point(losses, outputs, diagnostics)
+            before = time
+
+    def start(self, episodes: Any) -> Start:
+        """Returns where the adaptation of a batch of episodes, or support sets, starts."""
+        return self.algorithm.start(self.function, self._parameters(), number_of_tasks(episodes))
+
     def adapt(self, support: tuple[Any, Any]) -> keras.Model:
         """Adapts to one task and returns an ordinary, compiled Keras model for it.
 
@@ -232,7 +289,7 @@ class MetaLearner(keras.Model):
         state = self.function.state()
         adapted, diagnostics = self._graph_adapt(batch, state)
         failure.check(diagnostics, self.algorithm.final_time())
-        parameters = self.function.unravel(adapted, self._start(batch).held)
+        parameters = self.function.unravel(adapted, self.start(batch).held)
         return self._with_parameters([value[0] for value in parameters], state, support[0])
 
     # -- inside ---------------------------------------------------------------------------------
@@ -240,23 +297,39 @@ class MetaLearner(keras.Model):
     def _parameters(self) -> list[tf.Tensor]:
         return [tf.convert_to_tensor(v) for v in self.model.trainable_variables]
 
-    def _start(self, episodes: Any) -> Start:
-        return self.algorithm.start(self.function, self._parameters(), number_of_tasks(episodes))
-
     def _meta_gradients(self, episodes: Episodes, state: list[tf.Tensor]) -> MetaGradients:
         return self.algorithm.meta_gradients(self.function, state, episodes)
 
     def _adapt(self, support: Any, state: list[tf.Tensor]) -> tuple[tf.Tensor, Any]:
         return self.algorithm.adapt(
-            self.function, state, support, self._start(support), differentiable=False
+            self.function, state, support, self.start(support), differentiable=False
         )
 
+    def _go_on(
+        self,
+        support: Any,
+        state: list[tf.Tensor],
+        adapted: tf.Tensor,
+        stretch: tf.Tensor,
+        longest: float,
+    ) -> tuple[tf.Tensor, Diagnostics]:
+        """Goes on with the flow from `adapted` for the time `stretch`, `longest` at most."""
+        start = self.start(support)
+        # The caps of a flow follow from its final time.
+        flow = dataclasses.replace(self.algorithm.flow, final_time=longest, max_checkpoints=None)
+        # The flow knows no time, but it pulls to the initialization.
+        anchor = start.adapted if flow.proximal_weight else start.adapted[:, :0]
+        constants = Constants(start.held, start.rates, anchor)
+        system = vector_field(self.function, state, support, constants, flow.proximal_weight)
+        solution = flow.solve(system, adapted, stretch, record=False)
+        return solution.state, solution.diagnostics
+
     def _query_before(self, episodes: Episodes, state: list[tf.Tensor]) -> tuple[tf.Tensor, Any]:
-        start = self._start(episodes)
+        start = self.start(episodes)
         return self.function.query(start.adapted, start.held, state, *episodes[1])
 
     def _predict_episodes(self, episodes: Episodes) -> Predictions:
-        state, start = self.function.state(), self._start(episodes)
+        state, start = self.function.state(), self.start(episodes)
         adapted, diagnostics = self._graph_adapt(episodes[0], state)
         after = self.function.query(adapted, start.held, state, *episodes[1])
         dropped = tf.reduce_sum(tf.cast(~arrived(diagnostics, after[0]), tf.int32))

@@ -80,6 +80,60 @@ def draw_adaptation(
     figure.savefig(path, dpi=144)
 
 
+def plot_curves(
+    curves: Mapping[str, Sequence[tuple[float, float, float]]],
+    path: str | os.PathLike[str],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str | None = None,
+) -> None:
+    """Draws what adaptation gains on its way, with 95% bands, a colour for each method.
+
+    The axis along is logarithmic but for a straight piece from 0 to the first point above 0.
+
+    Args:
+        curves: by method, points (x, mean, half width of the 95% interval) with x >= 0, in
+            increasing order.
+        path: file to write; its suffix (png, svg, pdf) decides the format.
+        xlabel: what x is.
+        ylabel: what the mean is of.
+        title: over the figure; None: none.
+
+    Raises:
+        ValueError: if there is nothing to draw, or no point above x = 0.
+    """
+    smallest = min((x for curve in curves.values() for x, _, _ in curve if x > 0), default=None)
+    if smallest is None or not all(curves.values()):
+        raise ValueError(
+            "Expected at least one curve, each with points, some above x = 0, got "
+            f"{ {name: len(curve) for name, curve in curves.items()} } points; pass the curve of "
+            "an evaluation."
+        )
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        x, mean, half_width = np.asarray(curve, float).T
+        (line,) = axes.plot(x, mean, "o-", markersize=3, linewidth=1.5, label=name)
+        axes.fill_between(
+            x, mean - half_width, mean + half_width, color=line.get_color(), alpha=0.2, linewidth=0
+        )
+    axes.set_xscale("symlog", linthresh=smallest, linscale=0.5)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize="small")
+    if title is not None:
+        axes.set_title(title, fontsize="medium")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=144)
+
+
 def _draw_task(axes: Any, task: AdaptationCurves, during: str) -> None:
     axes.plot(task.x, task.truth, color=TRUTH, linewidth=5, label="truth")
     axes.plot(task.x, task.before, color=BEFORE, linewidth=1.2, label="before adaptation")

@@ -1,6 +1,8 @@
 """The evaluation protocol, against numpy."""
 
+import csv
 import json
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,7 +10,10 @@ import pytest
 import tensorflow as tf
 
 import amaml_tf as amaml
+from amaml_tf import commands
 from amaml_tf.evaluation import Estimate, _per_episode, evaluate
+from amaml_tf.experiment import Experiment
+from amaml_tf.tasks import ratings
 
 FAMILY = amaml.tasks.SinusoidFamily(num_support=3, num_query=4)
 
@@ -36,7 +41,7 @@ def test_the_interval_is_that_of_the_mean():
     values = np.random.default_rng(0).normal(3.0, 2.0, 600)
     estimate = Estimate.of(values)
     np.testing.assert_allclose(estimate.mean, np.mean(values), rtol=1e-12)
-    expected = 1.96 * np.std(values, ddof=1) / np.sqrt(600)
+    expected = 1.963932 * np.std(values, ddof=1) / np.sqrt(600)
     np.testing.assert_allclose(estimate.half_width, expected, rtol=1e-4)
 
 
@@ -45,6 +50,13 @@ def test_intervals_hold_the_truth_as_often_as_they_promise():
     estimates = [Estimate.of(sample) for sample in samples]
     hits = np.mean([abs(each.mean - 1.0) < each.half_width for each in estimates])
     assert abs(hits - 0.95) < 0.015  # three standard errors of a share of 2,000
+
+
+def test_intervals_of_few_values_hold_the_truth_as_often_too():
+    samples = np.random.default_rng(0).normal(1.0, 1.0, (2000, 5))
+    estimates = [Estimate.of(sample) for sample in samples]
+    hits = np.mean([abs(each.mean - 1.0) < each.half_width for each in estimates])
+    assert abs(hits - 0.95) < 0.015
 
 
 def test_one_value_has_no_interval():
@@ -132,3 +144,179 @@ def test_the_table_and_the_file_say_the_same(learner, tmp_path):
     assert written["confidence"] == 0.95
     rmse = written["after"]["rmse"]
     assert str(Estimate(**rmse)) in evaluation.table()
+
+
+def test_a_curve_begins_before_adaptation_and_ends_after_it(learner):
+    plain = evaluate(learner, episodes(), 15, FAMILY.metrics())
+    assert [point.at for point in plain.curve] == [0, 0.2]
+    along = evaluate(learner, episodes(), 15, FAMILY.metrics(), times=(0.1, 0.2))
+    assert (along.unit, [point.at for point in along.curve]) == ("time", [0, 0.1, 0.2])
+    assert along.curve[0].measures == along.before == plain.before
+    assert along.curve[-1].measures == along.after
+    for name, estimate in plain.after.items():
+        np.testing.assert_allclose(along.after[name].mean, estimate.mean, rtol=1e-6)
+    assert along.gradient_evaluations == plain.gradient_evaluations
+    shorter = evaluate(learner, episodes(), 15, FAMILY.metrics(), times=(0.1,))
+    assert shorter.after == along.curve[1].measures
+
+
+def test_a_curve_goes_further_than_the_final_time(learner):
+    along = evaluate(learner, episodes(), 15, times=(0.3, 1.2))
+    assert along.gradient_evaluations == Estimate(12.0, 0.0)
+    assert along.num_failed_episodes == 0
+
+
+def test_a_flow_solved_from_time_to_time_pulls_to_the_initialization():
+    model = amaml.models.multilayer_perceptron((1,), 1, hidden_units=(4,), seed=0)
+    flow = amaml.GradientFlow(
+        final_time=1.0, solver=amaml.solvers.GradientDescent(0.1), proximal_weight=3.0
+    )
+    learner = amaml.MetaLearner(model, amaml.algorithms.AdjointMAML(flow))
+    learner.compile(loss=FAMILY.loss, jit_compile="off")
+    whole = evaluate(learner, episodes(), 15)
+    along = evaluate(learner, episodes(), 15, times=(0.2, 0.5, 1.0))
+    np.testing.assert_allclose(along.after["loss"].mean, whole.after["loss"].mean, rtol=1e-5)
+
+
+def test_a_curve_along_the_steps_of_an_optimizer(learner, tmp_path):
+    sgd = keras.optimizers.SGD(0.1)
+    evaluation = evaluate(learner, episodes(), 15, FAMILY.metrics(), optimizer=sgd, steps=(0, 2, 1))
+    flow = evaluate(learner, episodes(), 15, FAMILY.metrics())
+    assert (evaluation.unit, [point.at for point in evaluation.curve]) == ("step", [0, 1, 2])
+    assert evaluation.before == flow.before
+    assert evaluation.gradient_evaluations == flow.gradient_evaluations
+    np.testing.assert_allclose(evaluation.after["rmse"].mean, flow.after["rmse"].mean, rtol=1e-5)
+    evaluation.write(tmp_path / "evaluation.json")
+    with open(tmp_path / "evaluation.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["metric"]) for row in rows] == [
+        (step, name) for step in "012" for name in ("loss", "rmse")
+    ]
+    last = evaluation.after["rmse"]
+    assert (float(rows[-1]["mean"]), float(rows[-1]["half_width"])) == (last.mean, last.half_width)
+    written = json.loads((tmp_path / "evaluation.json").read_text())["curve"]
+    assert [point["step"] for point in written] == [0, 1, 2]
+    assert Estimate(**written[-1]["rmse"]) == last
+    assert str(evaluation.curve[1].measures["rmse"]) in evaluation.table()
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"steps": (1,)}, "Expected times, or an optimizer and its steps, .* got steps; leave"),
+        ({"optimizer": "adam"}, "got optimizer; leave"),
+        ({"times": (1,), "optimizer": "adam", "steps": (1,)}, "got times and optimizer and steps"),
+        ({"times": (-1.0, 2.0)}, r"Expected times of 0 or more, .* got \(-1.0, 2.0\); pass"),
+        ({"optimizer": "adam", "steps": (0,)}, r"Expected steps of 0 or more, .* got \(0,\); pass"),
+        ({"task_indices": np.arange(3)}, "Expected the task_indices of 15 episodes, got 3; give"),
+        ({"times": ()}, r"Expected times of 0 or more, .* got \(\); pass"),
+    ],
+)
+def test_what_cannot_be_asked_for(learner, asked, sentence):
+    if "optimizer" in asked:
+        asked = asked | {"optimizer": keras.optimizers.get(asked["optimizer"])}
+    with pytest.raises(ValueError, match=sentence):
+        evaluate(learner, episodes(), 15, **asked)
+
+
+def test_visits_to_one_task_are_one_value(learner):
+    once = evaluate(learner, episodes(num_batches=1), 5, FAMILY.metrics())
+    thrice = episodes(num_batches=1).repeat(3)
+    visits = evaluate(learner, thrice, 15, FAMILY.metrics(), task_indices=np.tile(range(5), 3))
+    assert (visits.num_episodes, visits.num_tasks) == (15, 5)
+    for name, estimate in once.after.items():
+        np.testing.assert_allclose(visits.after[name].mean, estimate.mean, rtol=1e-6)
+        np.testing.assert_allclose(visits.after[name].half_width, estimate.half_width, rtol=1e-5)
+    assert "15 episodes, 5 tasks" in visits.table()
+
+
+def test_families_tell_which_task_an_episode_is_of():
+    family = amaml.tasks.AlpineFamily(num_support=2, num_query=2, num_tasks=3)
+    indices = family.task_indices("test", seed=1, count=8)
+    assert indices is not None
+    assert [sorted(indices[:3]), sorted(indices[3:6])] == [[0, 1, 2], [0, 1, 2]]
+    (batch,) = family.episodes("test", seed=1, batch_size=8, num_batches=1)
+    for index, x, y in zip(indices, *batch[0], strict=True):
+        inputs = tf.cast(x, tf.float64) * family.input_scale + family.input_mean
+        truth = family.function(inputs, family.parameters("test", index))
+        expected = (truth - family.target_mean) / family.target_scale
+        np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-4)
+    assert FAMILY.task_indices("test", count=8) is None
+    assert family.num_different_episodes("test") is None
+
+
+# -- settings of the commands ------------------------------------------------------------------
+
+TINY: dict[str, Any] = {
+    "hidden_units": (3,),
+    "num_support": 2,
+    "num_query": 2,
+    "jit_compile": "off",
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            {"eval_steps": (10,)},
+            "Expected an eval_optimizer with eval_steps=10, got none; pass --e",
+        ),
+        ({"eval_learning_rate": 0.1}, "an eval_optimizer with eval_learning_rate=0.1, got none"),
+        ({"eval_optimizer": "sgd"}, "Expected eval_steps with eval_optimizer=sgd, got none; pass"),
+        (
+            {"eval_optimizer": "sgd", "eval_steps": (1,), "eval_times": (1.0,)},
+            "Expected eval_steps with eval_optimizer=sgd, got eval_times; pass",
+        ),
+        ({"eval_times": (-1.0, 2.0)}, "Expected eval_times of 0 or more, .* got -1.0,2.0; pass"),
+        ({"eval_learning_rate": 0.0}, "Expected eval_learning_rate to be above 0, got 0.0; pass"),
+        ({"eval_weight_decay": -1.0}, "Expected eval_weight_decay of 0 or more, got -1.0; pass"),
+        ({"eval_optimizer": "muon", "eval_steps": (1,)}, "treats every parameter apart .* Muon"),
+        ({"eval_optimizer": "magic", "eval_steps": (1,)}, "Expected eval_optimizer to be the name"),
+    ],
+)
+def test_settings_that_do_not_fit(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Experiment(**settings).make_eval_optimizer()
+
+
+def test_the_commands_draw_a_curve_along_an_optimizer(tmp_path, capsys):
+    settings = Experiment(
+        task="alpine",
+        **TINY,
+        num_tasks=3,
+        num_eval_episodes=7,
+        eval_batch_size=4,
+        eval_optimizer="adamw",
+        eval_learning_rate=0.5,
+        eval_weight_decay=0.25,
+        eval_steps=(1, 2),
+    )
+    optimizer = settings.make_eval_optimizer()
+    assert optimizer is not None
+    assert (float(optimizer.learning_rate), optimizer.weight_decay) == (0.5, 0.25)
+    family = settings.make_family()
+    learner = settings.make_learner(family)
+    path = tmp_path / "evaluation.json"
+    evaluation = commands.evaluate_and_report(settings, family, learner, 0, path)
+    assert (evaluation.num_episodes, evaluation.num_tasks) == (7, 3)
+    assert "7 episodes, 3 tasks" in capsys.readouterr().out
+    written = sorted(each.name for each in tmp_path.iterdir())
+    assert written == ["evaluation.csv", "evaluation.json", "evaluation.png"]
+
+
+def test_the_commands_evaluate_a_user_once(tmp_path):
+    users, items = np.divmod(np.arange(200), 8)
+    values = np.random.default_rng(0).integers(1, 6, 200)
+    family = ratings.RatingsFamily(
+        ratings.Ratings(users, items, values.astype(float), items),
+        num_support=2,
+        num_query=2,
+        num_factors=2,
+    )
+    settings = Experiment(**TINY, final_time=0.1, num_eval_episodes=600)
+    learner = settings.make_learner(family)
+    path = tmp_path / "evaluation.json"
+    evaluation = commands.evaluate_and_report(settings, family, learner, 0, path)
+    assert evaluation.num_episodes == evaluation.num_tasks == family.num_tasks("test") == 5
+    assert not path.with_suffix(".png").exists()

@@ -30,3 +30,20 @@ def test_refuses_to_draw_nothing(tmp_path):
     for rows in nothing:
         with pytest.raises(ValueError, match="Expected at least one row with at least one task"):
             plots.draw_adaptation(rows, tmp_path / "figure.png")
+
+
+def test_draws_a_curve_and_a_band_for_each_method(tmp_path):
+    curve = [(0, 1.0, 0.1), (1, 0.8, 0.1), (10, 0.5, 0.05), (100, 0.4, 0.0)]
+    path = tmp_path / "curves.svg"
+    plots.plot_curves(
+        {"one": curve, "another": curve[:3]}, path, xlabel="steps", ylabel="nRMSE", title="A title"
+    )
+    drawn = path.read_bytes()
+    for text in ("one", "another", "steps", "nRMSE", "A title"):
+        assert f"<!-- {text} -->".encode() in drawn
+
+
+@pytest.mark.parametrize("curves_", [{}, {"one": []}, {"one": [(0, 1.0, 0.1)]}])
+def test_refuses_to_draw_no_curve(tmp_path, curves_):
+    with pytest.raises(ValueError, match="Expected at least one curve, each with points"):
+        plots.plot_curves(curves_, tmp_path / "figure.png", xlabel="", ylabel="")

@@ -50,17 +50,23 @@ class AdjointMAML(Algorithm):
         self._log_rates: keras.Variable | None = None
         self._rate_sizes: list[int] | None = None
 
+    def names_of_adapted_layers(self, model: keras.Model) -> Sequence[str] | None:
+        """Returns which layers of `model` adaptation changes; None for all."""
+        del model
+        return self.adapted_layers
+
     def adapted(self, model: keras.Model) -> list[bool] | None:
-        if self.adapted_layers is None:
+        names = self.names_of_adapted_layers(model)
+        if names is None:
             return None
         layers = {layer.name: layer for layer in model.layers}
-        unknown = [name for name in self.adapted_layers if name not in layers]
+        unknown = [name for name in names if name not in layers]
         if unknown:
             raise ValueError(
                 f"Expected adapted_layers to name layers of the model ({', '.join(layers)}), got "
                 f"{', '.join(unknown)}."
             )
-        chosen = {id(v) for name in self.adapted_layers for v in layers[name].trainable_variables}
+        chosen = {id(v) for name in names for v in layers[name].trainable_variables}
         return [id(variable) in chosen for variable in model.trainable_variables]
 
     def build(self, function: FunctionalModel) -> None:

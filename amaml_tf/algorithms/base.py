@@ -34,6 +34,8 @@ class MetaDiagnostics(NamedTuple):
 class MetaGradients(NamedTuple):
     """The meta-gradient of a batch of episodes.
 
+    "After adaptation" is as it says but for algorithms that train without (see `NoInnerRun`).
+
     Attributes:
         loss: scalar, mean query loss after adaptation.
         gradients: aligned with `model.trainable_variables`.
@@ -129,6 +131,35 @@ class TaskWeights(NamedTuple):
 def arrived(diagnostics: Diagnostics, losses: tf.Tensor) -> tf.Tensor:
     """Returns which tasks count: those whose flow completed and whose query loss is finite."""
     return (diagnostics.status == COMPLETED) & tf.math.is_finite(losses)
+
+
+def mean_over_tasks(
+    function: FunctionalModel,
+    gradients: tf.Tensor,
+    losses: tf.Tensor,
+    outputs: Any,
+    forward: Diagnostics,
+    backward: Any = None,
+) -> MetaGradients:
+    """Returns the meta-gradient whose part of each task is known: the mean of those that count.
+
+    Args:
+        function: model and loss, all of whose parameters are adapted.
+        gradients: `[B, P]`, the part of each task.
+        losses: `[B]`, as in `MetaGradients`.
+        outputs: as in `MetaGradients`.
+        forward: as in `MetaDiagnostics`.
+        backward: as in `MetaDiagnostics`.
+    """
+    share = TaskWeights.of(arrived(forward, losses), function.dtype)
+    return MetaGradients(
+        loss=share.mean(losses),
+        gradients=function.layout.unravel(share.mean(gradients)),
+        algorithm_gradients=[],
+        losses=losses,
+        outputs=outputs,
+        diagnostics=MetaDiagnostics(forward, backward, share.num_dropped),
+    )
 
 
 def number_of_tasks(episodes: Any) -> int:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from amaml_tf.adaptation import Adaptation, Start
-from amaml_tf.algorithms.first_order import FirstOrder
+from amaml_tf.algorithms.end_points import EndPointAlgorithm, EndPoints
 
 
-class FirstOrderMAML(FirstOrder):
+class FirstOrderMAML(EndPointAlgorithm):
     """MAML without second derivatives: the gradient of the query loss where the inner run ends.
 
     No approximation of MAML on long runs: there the two gradients have little in common.
@@ -22,8 +21,8 @@ class FirstOrderMAML(FirstOrder):
         ICML 2017, section 5.2.
     """
 
-    def task_gradients(
-        self, start: Start, adaptation: Adaptation, query_gradients: tf.Tensor
-    ) -> tf.Tensor:
-        del start, adaptation
-        return query_gradients
+    def __init__(self, step_size: float = 0.01, num_steps: int = 5) -> None:
+        super().__init__(step_size, num_steps)
+
+    def task_gradients(self, ends: EndPoints) -> tuple[tf.Tensor, None]:
+        return ends.query_gradients, None

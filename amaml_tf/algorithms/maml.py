@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaml_tf.algorithms.adjoint_maml import AdjointMAML
 from amaml_tf.gradient_flow import GradientFlow
 from amaml_tf.solvers.gradient_descent import GradientDescent
 
 
-def gradient_descent_flow(step_size: float, num_steps: int) -> GradientFlow:
+def gradient_descent_flow(step_size: float, num_steps: int, **options: Any) -> GradientFlow:
     """Returns the flow whose solution is `num_steps` steps of gradient descent.
+
+    `options` are further arguments of `GradientFlow`.
 
     Raises:
         ValueError: if `step_size` is not above 0 or `num_steps` is below 1.
@@ -16,7 +20,7 @@ def gradient_descent_flow(step_size: float, num_steps: int) -> GradientFlow:
     if num_steps < 1:
         raise ValueError(f"Expected num_steps to be at least 1, got {num_steps}.")
     solver = GradientDescent(step_size)
-    return GradientFlow(final_time=step_size * num_steps, solver=solver, adjoint="discrete")
+    return GradientFlow(final_time=step_size * num_steps, solver=solver, **options)
 
 
 class MAML(AdjointMAML):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from amaml_tf.adaptation import Adaptation, Start
-from amaml_tf.algorithms.first_order import FirstOrder
+from amaml_tf.algorithms.end_points import EndPointAlgorithm, EndPoints
 
 
-class Reptile(FirstOrder):
+class Reptile(EndPointAlgorithm):
     """Moves the initialization towards where the inner runs end: the meta-gradient is θ - u(T).
 
     It learns from the support sets alone; query sets are only measured.
@@ -21,8 +20,8 @@ class Reptile(FirstOrder):
         Nichol, Achiam, Schulman, "On first-order meta-learning algorithms", 2018, algorithm 2.
     """
 
-    def task_gradients(
-        self, start: Start, adaptation: Adaptation, query_gradients: tf.Tensor
-    ) -> tf.Tensor:
-        del query_gradients
-        return start.adapted - adaptation.adapted
+    def __init__(self, step_size: float = 0.01, num_steps: int = 5) -> None:
+        super().__init__(step_size, num_steps)
+
+    def task_gradients(self, ends: EndPoints) -> tuple[tf.Tensor, None]:
+        return ends.start - ends.adapted, None

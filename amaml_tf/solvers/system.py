@@ -39,10 +39,13 @@ class System(NamedTuple):
         vjp: `(time, state, cotangent [B, P]) -> ([B, P], constants)`: the products of the
             transposed Jacobians df/dy and df/dc with `cotangent`; `constants` is a tuple with one
             tensor, of leading dimension B, for every constant c. Only adjoints need it.
+        second_derivative: `(time, state, derivative [B, P]) -> [B, P]`, d²y/dt² where dy/dt is
+            `derivative`. Only dense output of a high order needs it; None if there is none.
         error_ratio: the norm in which local errors are compared with the tolerances.
     """
 
     derivative: Callable[[Tensor, Tensor], Tensor]
     jacobian_product: Callable[[Tensor, Tensor, Tensor], Tensor]
     vjp: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, tuple[Tensor, ...]]] = _no_vjp
+    second_derivative: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     error_ratio: Callable[[Tensor, Tensor, Tensor, float, float], Tensor] = elementwise_error_ratio

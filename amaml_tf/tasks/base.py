@@ -3,6 +3,7 @@
 import abc
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 # One task: ((support_x, support_y), (query_x, query_y)). A batch puts a task axis in front.
@@ -123,6 +124,26 @@ class TaskFamily(abc.ABC):
         if num_batches is not None:
             batches = batches.take(require_positive("num_batches", num_batches))
         return batches.prefetch(tf.data.AUTOTUNE)
+
+    def num_different_episodes(self, split: str) -> int | None:
+        """How many episodes `split` has before they repeat themselves; None: without bound."""
+        self.require_split(split)
+        return None
+
+    def task_indices(self, split: str, *, seed: int = 0, count: int) -> np.ndarray | None:
+        """Which task each of the first `count` episodes is of, int64 of shape [count].
+
+        Args:
+            split: one of `splits`.
+            seed: which stream of `episodes`.
+            count: how many episodes.
+
+        Returns:
+            The indices, or None where every episode counts as a task of its own.
+        """
+        del seed, count
+        self.require_split(split)
+        return None
 
     def require_split(self, split: str) -> None:
         """Raises ValueError unless `split` is one that this family has."""

@@ -2,6 +2,7 @@
 
 import abc
 
+import numpy as np
 import tensorflow as tf
 
 from amaml_tf.tasks.base import Episode, TaskFamily, fold_in, stream_seed
@@ -24,6 +25,13 @@ class EnumeratedTaskFamily(TaskFamily):
     @abc.abstractmethod
     def _task_episode(self, split: str, index: tf.Tensor, seed: tf.Tensor) -> Episode:
         """Episode of task `index` (scalar int64); `seed` is int64 of shape [2]."""
+
+    def task_indices(self, split: str, *, seed: int = 0, count: int) -> np.ndarray | None:
+        self.require_split(split)
+        if self.num_tasks(split) == UNLIMITED:
+            return None
+        indices = self._indices(split, seed, 0).take(count)
+        return np.fromiter(indices.as_numpy_iterator(), np.int64, count)
 
     def task_episode(self, split: str, index: int, seed: int = 0) -> Episode:
         """One episode of one known task, without a task axis.

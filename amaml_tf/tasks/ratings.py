@@ -1,6 +1,7 @@
 """Collaborative filtering: a task is a user, to be known by a few ratings."""
 
 import dataclasses
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -29,6 +30,20 @@ class Ratings:
     items: np.ndarray
     values: np.ndarray
     times: np.ndarray
+
+
+class UserRatings(NamedTuple):
+    """Standardised ratings, for predictors of another kind to be compared with.
+
+    Attributes:
+        users: a number of the user of each rating, int64 of shape [ratings].
+        items: a number of its item, the same in every split, int64 of shape [ratings].
+        values: the ratings, float64 of shape [ratings].
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    values: np.ndarray
 
 
 class RatingsFamily(EnumeratedTaskFamily):
@@ -109,12 +124,17 @@ class RatingsFamily(EnumeratedTaskFamily):
         counts = np.bincount(users)
         starts = np.cumsum(counts) - counts
         self._tasks: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
+        items = np.unique(ratings.items, return_inverse=True)[1]
+        #: All ratings of the training users.
+        self.training_ratings = UserRatings(*(v[in_training] for v in (users, items, targets)))
+        self._ratings_of_tasks: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for split in self.splits:
             length = sum(self.sizes(split))
             members = np.array(user_split[split], int)
             eligible = members[counts[members] >= length]
             self._require_tasks(split, eligible.size, counts[members].max(initial=0))
             chosen = in_time[starts[eligible][:, np.newaxis] + np.arange(length)]
+            self._ratings_of_tasks[split] = items[chosen], targets[chosen]
             self._tasks[split] = (
                 tf.constant(rows[chosen], tf.int32),
                 tf.constant(targets[chosen][..., np.newaxis], dtype),
@@ -129,6 +149,21 @@ class RatingsFamily(EnumeratedTaskFamily):
         """How many users of `split` have ratings enough."""
         self.require_split(split)
         return int(self._tasks[split][1].shape[0])
+
+    def num_different_episodes(self, split: str) -> int | None:
+        """As many as users: each has one, of the first ratings."""
+        return self.num_tasks(split)
+
+    def user_ratings(self, split: str) -> tuple[UserRatings, UserRatings]:
+        """Support and query ratings of all tasks of `split`; a user's number is their task's."""
+        self.require_split(split)
+        items, values = self._ratings_of_tasks[split]
+        users = np.broadcast_to(np.arange(len(items))[:, np.newaxis], items.shape)
+        at = [self.sizes(split)[0]]
+        support, query = zip(
+            *(np.split(v, at, axis=1) for v in (users, items, values)), strict=True
+        )
+        return UserRatings(*map(np.ravel, support)), UserRatings(*map(np.ravel, query))
 
     def _task_episode(self, split: str, index: tf.Tensor, seed: tf.Tensor) -> Episode:
         rows, targets = self._tasks[split]

@@ -1,0 +1,41 @@
+"""ANIL: almost no inner loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
+from amaml_tf.algorithms.adjoint_maml import AdjointMAML
+from amaml_tf.algorithms.maml import gradient_descent_flow
+
+
+class ANIL(AdjointMAML):
+    """MAML that adapts the head alone; the layers below learn features for all tasks.
+
+    The exact meta-gradient: of the layers below too, through the steps that their features lead
+    to. (`AdjointMAML` with `adapted_layers` is the same in continuous time.)
+
+    Args:
+        step_size: learning rate of the inner steps, > 0.
+        num_steps: inner steps, >= 1.
+        adapted_layers: names of the layers to adapt; None: the last of `model.layers` that has
+            trainable weights.
+
+    Reference:
+        Raghu, Raghu, Bengio, Vinyals, "Rapid learning or feature reuse? Towards understanding the
+        effectiveness of MAML", ICLR 2020.
+    """
+
+    def __init__(
+        self,
+        step_size: float = 0.01,
+        num_steps: int = 5,
+        adapted_layers: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(gradient_descent_flow(step_size, num_steps), adapted_layers)
+
+    def names_of_adapted_layers(self, model: keras.Model) -> Sequence[str]:
+        if self.adapted_layers is not None:
+            return self.adapted_layers
+        return [layer.name for layer in model.layers if layer.trainable_variables][-1:]

@@ -1,0 +1,75 @@
+"""What algorithms share whose meta-gradient asks where the inner run ended, not which way."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from amaml_tf.adjoint import AdjointDiagnostics
+from amaml_tf.algorithms.base import (
+    Algorithm,
+    Episodes,
+    MetaGradients,
+    mean_over_tasks,
+    number_of_tasks,
+)
+from amaml_tf.algorithms.maml import gradient_descent_flow
+from amaml_tf.functional import FunctionalModel
+
+
+class EndPoints(NamedTuple):
+    """The ends of the inner runs of B tasks.
+
+    Attributes:
+        start: `[B, P]`, u(0).
+        adapted: `[B, P]`, u(T).
+        query_gradients: `[B, P]`, of the query loss at u(T).
+        hessian_product: maps vectors `[B, P]` to their products with the Hessian of the support
+            loss at u(T).
+    """
+
+    start: tf.Tensor
+    adapted: tf.Tensor
+    query_gradients: tf.Tensor
+    hessian_product: Callable[[tf.Tensor], tf.Tensor]
+
+
+class EndPointAlgorithm(Algorithm):
+    """Gradient descent, and a meta-gradient made of its end points alone.
+
+    Args:
+        step_size: learning rate of the inner steps, > 0.
+        num_steps: inner steps, >= 1.
+        proximal_weight: w >= 0 of a term w/2 |u - θ|² added to the support loss.
+    """
+
+    def __init__(
+        self, step_size: float = 0.01, num_steps: int = 5, *, proximal_weight: float = 0.0
+    ) -> None:
+        flow = gradient_descent_flow(step_size, num_steps, proximal_weight=proximal_weight)
+        super().__init__(flow)
+
+    @abc.abstractmethod
+    def task_gradients(self, ends: EndPoints) -> tuple[tf.Tensor, AdjointDiagnostics | None]:
+        """Returns each task's part of the meta-gradient, `[B, P]`, and what it took, if much."""
+
+    def meta_gradients(
+        self, function: FunctionalModel, state: list[tf.Tensor], episodes: Episodes
+    ) -> MetaGradients:
+        support, query = episodes
+        parameters = [tf.convert_to_tensor(v) for v in function.model.trainable_variables]
+        start = self.start(function, parameters, number_of_tasks(episodes))
+        adapted, forward = self.adapt(function, state, support, start, differentiable=False)
+        losses, query_gradients, _, outputs = function.query_gradient(
+            adapted, start.held, state, *query
+        )
+
+        def hessian_product(vector: tf.Tensor) -> tf.Tensor:
+            return function.curvature(adapted, start.held, state, *support, vector)[1]
+
+        ends = EndPoints(start.adapted, adapted, query_gradients, hessian_product)
+        gradients, backward = self.task_gradients(ends)
+        return mean_over_tasks(function, gradients, losses, outputs, forward, backward)

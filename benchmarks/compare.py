@@ -1,0 +1,267 @@
+"""Compares meta-learning algorithms on one family of tasks, with the same budget for each.
+
+    python -m benchmarks.compare --flagfile=configs/compare/alpine_50.cfg --output=FOLDER
+
+Flags of `amaml-train` are the settings that all methods share; each method has its own beside them:
+
+    --method="MAML: algorithm=maml,num_steps=5,search.step_size=0.01|0.1"
+
+An empty value (`rtol=`) leaves a setting to its default, and + stands between the items of a list
+(`hidden_units=32+32`). --search and search.NAME name values to choose from: every combination is
+trained with one seed and measured on the validation split, and the best goes on to training with
+all seeds and to the test split. Every finished run is a file; the same command goes on where it
+was stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from amaml_tf import commands
+from amaml_tf.experiment import Experiment
+from benchmarks.methods import Method, parse_methods
+from benchmarks.provenance import provenance
+from benchmarks.report import Outcome, sign, summary, write_report
+from benchmarks.runs import Run, result_of
+from benchmarks.workers import Here, Workers, crew, serve
+
+_METHOD = flags.DEFINE_multi_string("method", [], 'A method, "LABEL: NAME=VALUE,...".')
+_SEARCH = flags.DEFINE_multi_string("search", [], "Values to try, NAME=VALUE,VALUE,...")
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the final runs.")
+_SEARCH_SEED = flags.DEFINE_integer("search_seed", 1000, "Seed of the search's runs.")
+_SEARCH_META_STEPS = flags.DEFINE_integer(
+    "search_meta_steps", 300, "Meta-updates of the search's runs."
+)
+_BUDGET_SECONDS = flags.DEFINE_float(
+    "budget_seconds",
+    None,
+    "Seconds of training, from the end of the first meta-step (so without compilation) and without "
+    "evaluations. Training also ends after --num_meta_steps.",
+)
+_CURVE_POINTS = flags.DEFINE_integer(
+    "curve_points", 5, "How often to measure during training, each time after twice as much of it."
+)
+_CURVE_EPISODES = flags.DEFINE_integer(
+    "num_curve_episodes", 50, "Test episodes of each of these measurements."
+)
+_METRIC = flags.DEFINE_string("metric", None, "By what to choose. Default: accuracy, or rmse.")
+_STOP = flags.DEFINE_enum(
+    "stop",
+    "last",
+    ["last", "validation"],
+    "By what the search chooses: the metric at the end of adaptation, or where it is best for "
+    "validation tasks. The table has both.",
+)
+_PARALLEL = flags.DEFINE_integer("parallel", 1, "Runs at a time, each in a process of its own.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for runs, table, numbers and figures.")
+_WORKER = flags.DEFINE_string("worker", None, "Used by the program itself: does runs in FOLDER.")
+
+
+class Comparison:
+    """All runs of a comparison: a search for each method, then the final runs.
+
+    Args:
+        shared: settings of all methods.
+        methods: what to compare.
+        folder: of the comparison.
+        metric: name of the metric to choose by.
+    """
+
+    def __init__(
+        self, shared: Experiment, methods: Sequence[Method], folder: pathlib.Path, metric: str
+    ) -> None:
+        self._shared = dataclasses.asdict(shared)
+        self._methods = methods
+        self._folder = folder
+        self._metric = metric
+
+    def check(self) -> None:
+        """Raises ValueError if the settings of a candidate are wrong."""
+        for method in self._methods:
+            for number, settings in enumerate(method.candidates()):
+                experiment = self._search_run(method, number, settings).experiment()
+                experiment.make_algorithm()
+                experiment.make_optimizer()
+                experiment.make_eval_optimizer()
+
+    def do(self, doer: Here | Workers) -> list[Outcome]:
+        """Does what is left to do of search and final runs; returns what was found."""
+        searches = {m.label: self._searches(m) for m in self._methods}
+        self._do_missing("search", doer, [run for runs in searches.values() for run in runs])
+        chosen = {m.label: self._chosen(m, searches[m.label]) for m in self._methods}
+        finals = {m.label: self._finals(m, chosen[m.label]) for m in self._methods}
+        # Seed by seed, so that an unfinished comparison has something of every method.
+        in_turn = sorted(
+            (run for runs in finals.values() for run in runs),
+            key=lambda run: run.name.rsplit("_", 1)[1].zfill(9),
+        )
+        self._do_missing("final runs", doer, in_turn)
+        return [
+            Outcome(
+                method,
+                chosen[method.label],
+                list(
+                    zip(
+                        method.candidates(),
+                        map(self._result, searches[method.label]),
+                        strict=False,  # a method without a choice has no search
+                    )
+                ),
+                {run.settings["seed"]: self._result(run) for run in finals[method.label]},
+            )
+            for method in self._methods
+        ]
+
+    def _searches(self, method: Method) -> list[Run]:
+        candidates = method.candidates()
+        if len(candidates) == 1:
+            return []
+        return [self._search_run(method, *each) for each in enumerate(candidates)]
+
+    def _search_run(self, method: Method, number: int, settings: dict[str, Any]) -> Run:
+        own = {
+            "seed": _SEARCH_SEED.value,
+            "eval_split": "validation",
+            "num_meta_steps": min(
+                _SEARCH_META_STEPS.value,
+                settings.get("num_meta_steps") or self._shared["num_meta_steps"],
+            ),
+        }
+        name = f"search/{method.folder}/candidate_{number}"
+        return Run(name, self._shared | settings | own)
+
+    def _finals(self, method: Method, chosen: dict[str, Any] | None) -> list[Run]:
+        if chosen is None:
+            return []
+        return [
+            Run(
+                f"runs/{method.folder}/seed_{seed}",
+                self._shared | chosen | {"seed": int(seed), "eval_split": "test"},
+                _BUDGET_SECONDS.value,
+                _CURVE_POINTS.value,
+                _CURVE_EPISODES.value,
+            )
+            for seed in _SEEDS.value
+        ]
+
+    def _chosen(self, method: Method, searches: list[Run]) -> dict[str, Any] | None:
+        """The settings of the best candidate; None if all failed."""
+        candidates = method.candidates()
+        if not searches:
+            return candidates[0]
+        scores = [self._score(self._result(run)) for run in searches]
+        best = min(range(len(scores)), key=scores.__getitem__)
+        return candidates[best] if math.isfinite(scores[best]) else None
+
+    def _score(self, result: dict[str, Any]) -> float:
+        """What is to be small: infinite if a candidate, or one of its episodes, failed."""
+        if "failed" in result or result["evaluation"]["num_failed_episodes"]:
+            return math.inf
+        evaluation = result["evaluation"]
+        measures = evaluation["after"]
+        if self._metric not in measures:
+            raise ValueError(
+                f"Expected metric to be one of {', '.join(measures)}, got {self._metric!r}; use "
+                "one of them."
+            )
+        if _STOP.value == "last":
+            return sign(self._metric) * measures[self._metric]["mean"]
+        points = (point["measures"][self._metric]["mean"] for point in evaluation["curve"])
+        return min(sign(self._metric) * value for value in points)
+
+    def _result(self, run: Run) -> dict[str, Any]:
+        result = result_of(run, self._folder)
+        if result is None:
+            raise RuntimeError(f"Expected a result of {run.name}, got none; this is a bug.")
+        return result
+
+    def _do_missing(self, what: str, doer: Here | Workers, runs: list[Run]) -> None:
+        """Does the runs that have no result yet, and prints a line for each."""
+        missing = [run for run in runs if result_of(run, self._folder) is None]
+        print(f"{what}: {len(runs)} runs, {len(missing)} to do", flush=True)
+        left = len(missing)
+
+        def report(run: Run, result: dict[str, Any]) -> None:
+            nonlocal left
+            left -= 1
+            print(f"{run.name:44} {_numbers(result, self._metric)}  ({left} left)", flush=True)
+
+        doer.do(missing, report)
+
+
+def _numbers(result: dict[str, Any], metric: str) -> str:
+    if "failed" in result:
+        return f"failed: {result['failed'][:80]}"
+    after = result["evaluation"]["after"].get(metric, {"mean": math.nan, "half_width": math.nan})
+    return (
+        f"{metric} {after['mean']:.4f} ± {after['half_width']:.4f}  "
+        f"{result['meta_steps']} meta-steps in {result['first_step_seconds']:.1f} + "
+        f"{result['seconds']:.1f} s, evaluation {result['evaluation_seconds']:.1f} s"
+    )
+
+
+def main() -> None:
+    """Compares as the flags say, or serves as a worker."""
+    if _WORKER.value:
+        serve(pathlib.Path(_WORKER.value))
+        return
+    folder = output()
+    shared = commands.experiment()
+    metric = _METRIC.value or _usual_metric(shared)
+    comparison = Comparison(shared, parse_methods(_METHOD.value, _SEARCH.value), folder, metric)
+    comparison.check()
+    folder.mkdir(parents=True, exist_ok=True)
+    with crew(folder, _PARALLEL.value) as doer:
+        outcomes = comparison.do(doer)
+    write_report(folder, outcomes, metric, provenance("benchmarks.compare"))
+    for outcome in outcomes:
+        spreads = summary(outcome, metric)
+        text = f"{spreads['after'].mean:.4f}" if spreads else "failed"
+        print(f"{outcome.method.label:24} {metric} {text}")
+    print(f"Written to {folder}/table.md, results.json, results.csv and figures.", flush=True)
+
+
+def output() -> pathlib.Path:
+    """Returns the folder that --output names.
+
+    Raises:
+        ValueError: there is no such flag.
+    """
+    if not _OUTPUT.value:
+        raise ValueError("Expected --output, a folder for the results, got none; pass it.")
+    return pathlib.Path(_OUTPUT.value).expanduser()
+
+
+def told(program: Callable[[], None] = main) -> None:
+    """Calls `program`; a mistake found in this folder is told in one sentence."""
+    try:
+        program()
+    except (ValueError, RuntimeError) as error:
+        innermost = traceback.extract_tb(error.__traceback__)[-1]
+        if pathlib.Path(innermost.filename).parent != pathlib.Path(__file__).parent:
+            raise
+        sys.exit(f"{pathlib.Path(sys.argv[0]).stem}: {error}")
+
+
+def _usual_metric(shared: Experiment) -> str:
+    # By name, because making the family would load its data here, where it is not needed.
+    regression = ("sinusoid", "cosmixture", "alpine", "movielens", "ratings")
+    return "rmse" if shared.task.startswith(regression) else "accuracy"
+
+
+def _end(*_: Any) -> None:
+    sys.exit(143)  # so that workers are ended too
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
+    commands.run(told)

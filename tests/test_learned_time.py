@@ -1,0 +1,43 @@
+"""The final time is learned, wherever it starts."""
+
+import keras
+import pytest
+
+import amaml_tf as amaml
+
+
+def test_it_ends_at_the_same_value_from_a_tenth_and_from_ten():
+    """On sine waves seen at five points: shorter runs underfit, longer ones overfit."""
+    keras.utils.set_random_seed(0)
+    family = amaml.tasks.REGISTRY["sinusoid"](num_support=5, num_query=10)
+    solver = amaml.solvers.RungeKuttaChebyshev(1e-2, 1e-3)
+    model = amaml.models.multilayer_perceptron(
+        family.input_shape, family.num_outputs, hidden_units=(20, 20)
+    )
+
+    def learner_of(flow):
+        learner = amaml.MetaLearner(model, amaml.algorithms.AdjointMAML(flow))
+        learner.compile(keras.optimizers.Adam(1e-2), loss=family.loss)
+        return learner
+
+    learner_of(amaml.GradientFlow(final_time=0.5, solver=solver)).fit(
+        family.episodes("train", batch_size=10, num_batches=100), verbose=0
+    )
+    episodes = next(iter(family.episodes("test", batch_size=25, num_batches=1)))
+
+    def learned_from(start):
+        learner = learner_of(
+            amaml.GradientFlow(final_time=start, learn_final_time=True, solver=solver)
+        )
+        # No momentum: it would carry T over the optimum, into the long runs beyond.
+        rate = keras.optimizers.schedules.CosineDecay(0.2, 40)
+        optimizer = keras.optimizers.RMSprop(rate)
+        optimizer.build(learner.algorithm_variables)
+        for _ in range(40):
+            gradients = learner.meta_gradients(episodes).algorithm_gradients
+            optimizer.apply(gradients, learner.algorithm_variables)
+        return float(learner.algorithm.final_time())
+
+    short, long = learned_from(0.1), learned_from(10.0)
+    assert short == pytest.approx(long, rel=0.1)
+    assert 1 < short < 10
