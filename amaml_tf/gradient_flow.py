@@ -65,8 +65,9 @@ class GradientFlow:
             `solver`, or `RungeKuttaChebyshev()` where that cannot be.
         max_checkpoints: states that each of the (at most three) buffers of a run holds; a power
             of two. None: as many as fit 128 MiB, between 16 and 4096, and enough for the solver's
-            cap on steps. A buffer of K states serves runs of up to K² steps; those that do not
-            fit are recomputed once in the backward pass.
+            cap on steps; for fixed steps that do not fit, the fewest that will do. A buffer of K
+            states serves runs of up to K² steps; those that do not fit are recomputed once in the
+            backward pass.
         learn_final_time: make T a meta-parameter, learned as log T from `final_time` on.
         learned_rates: "none" (default), or rates that multiply the gradient, learned in log space
             from 1 on: one per "tensor" or one per "entry" (Meta-SGD in continuous time).
@@ -190,8 +191,12 @@ class GradientFlow:
         row_bytes = max(state.shape.num_elements() or 1, 1) * state.dtype.size
         affordable = _BUFFER_BYTES // row_bytes
         fitting = min(max(affordable, _FEWEST_CHECKPOINTS), _MOST_CHECKPOINTS)
+        fitting = 1 << (fitting.bit_length() - 1)
         everything = _power_of_two_from(steps * most_stages(self.solver))
-        return max(min(1 << (fitting.bit_length() - 1), everything), needed)
+        if one_step and not self.solver.adaptive and everything > fitting:
+            # All of it will be recomputed: more rows than that takes would gain nothing.
+            return max(needed, _FEWEST_CHECKPOINTS)
+        return max(min(fitting, everything), needed)
 
 
 def _power_of_two_from(number: float) -> int:
