@@ -148,13 +148,15 @@ def table(times: list[float]) -> list[dict[str, Any]]:
             gradient = np.array(row.pop("gradient"))
             if reference is not None:
                 exact = np.array(reference["gradient"])
-                row["error"] = float(np.linalg.norm(gradient - exact) / np.linalg.norm(exact))
+                error = float(np.linalg.norm(gradient - exact) / np.linalg.norm(exact))
+                if np.isfinite(error):  # JSON has no infinity
+                    row["error"] = error
             rows.append({"case": name, "final_time": final_time, **row})
-            error = f"{row['error']:10.1e}" if "error" in row else f"{'':>10}"
+            shown = f"{row['error']:10.1e}" if "error" in row else f"{'':>10}"
             print(
                 f"{name:32}{final_time:6g}{row['seconds']:10.3f}{row['gradients']:11d}"
                 f"{row['hessian_vector_products']:8d}{row['steps']:7d}{row['peak_mib']:10.0f}"
-                f"{row['growth']:9.2g}{error}",
+                f"{row['growth']:9.2g}{shown}",
                 flush=True,
             )
     return rows
