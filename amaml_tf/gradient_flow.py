@@ -193,7 +193,7 @@ class GradientFlow:
         fitting = min(max(affordable, _FEWEST_CHECKPOINTS), _MOST_CHECKPOINTS)
         fitting = 1 << (fitting.bit_length() - 1)
         everything = _power_of_two_from(steps * most_stages(self.solver))
-        if one_step and not self.solver.adaptive and everything > fitting:
+        if one_step and self.solver.max_num_steps is None and everything > fitting:
             # All of it will be recomputed: more rows than that takes would gain nothing.
             return max(needed, _FEWEST_CHECKPOINTS)
         return max(min(fitting, everything), needed)

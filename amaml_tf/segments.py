@@ -64,7 +64,9 @@ def fold_backwards(
 
     def one(end: Any, final_state: Any, evaluations: Any, carry: Any) -> tuple[Any, ...]:
         first, points, more = tf.constant(0), trajectory.points, tf.zeros_like(evaluations)
-        if not always_recorded:
+        if not trajectory.has_points:
+            first, points, more = _recompute(solver, system, trajectory, end)
+        elif not always_recorded:
             first, points, more = tf.cond(
                 recorded,
                 lambda: (first, points, more),

@@ -137,7 +137,13 @@ def integrate(
     t0 = as_tensor(initial_time, state.dtype) + rows
     t1 = as_tensor(final_time, state.dtype) + rows
     control = cold_start(solver, state, t1 - t0) if warm_start is None else warm_start
-    recorder = () if capacity is None else Recorder.empty(capacity, max_num_steps, state)
+    recorder: Any = ()
+    keep_points = False
+    if capacity is not None:
+        # A run of fixed steps takes as many as it may: one that does not fit needs no points.
+        length = max_num_steps * solver.max_num_stages
+        keep_points = solver.adaptive or solver.max_num_steps is not None or length <= capacity
+        recorder = Recorder.empty(capacity, max_num_steps, state, keep_points)
     loop = _Loop(tf.constant(0), state, control, nothing_done(state, t0), recorder)
     num_fixed = None
     if not solver.adaptive:
@@ -148,7 +154,7 @@ def integrate(
         return (loop.num_iterations < max_num_steps) & running
 
     def body(loop: _Loop) -> tuple[_Loop]:
-        return (_advance(solver, system, t0, t1, num_fixed, capacity, loop),)
+        return (_advance(solver, system, t0, t1, num_fixed, capacity, keep_points, loop),)
 
     (loop,) = tf.while_loop(condition, body, (loop,), maximum_iterations=max_num_steps)
     status = loop.diagnostics.status
@@ -201,6 +207,7 @@ def _advance(
     t1: tf.Tensor,
     num_fixed: tf.Tensor | None,
     capacity: int | None,
+    keep_points: bool,
     loop: _Loop,
 ) -> _Loop:
     """One attempt at a step of every running row."""
@@ -220,7 +227,7 @@ def _advance(
     step_size = tf.where(active, step_size, 0)
     num_stages = tf.where(active, solver.plan(memory, step_size), 0)
     points = offset = None
-    if capacity is not None:
+    if keep_points:
         points, offset = loop.recorder.points, loop.recorder.num_points
     step = solver.step(
         system,

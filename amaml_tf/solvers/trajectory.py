@@ -37,7 +37,8 @@ class Trajectory(NamedTuple):
 
     Attributes:
         checkpoints: `[K + 1, B, P]`, states at the start of the kept steps, by slot.
-        points: `[K + 1, B, P]`, states where the derivative was evaluated, in order.
+        points: `[K + 1, B, P]`, states where the derivative was evaluated, in order; `[1, B, P]`
+            and without meaning if they were not kept.
         times: `[M, B]`, the start of every step.
         step_sizes: `[M, B]`.
         num_stages: `[M, B]` int32, evaluations of each row in each step.
@@ -69,7 +70,12 @@ class Trajectory(NamedTuple):
     @property
     def capacity(self) -> int:
         """K, the number of rows of each buffer."""
-        return self.points.shape[0] - 1
+        return self.checkpoints.shape[0] - 1
+
+    @property
+    def has_points(self) -> bool:
+        """Whether the points of the forward solve were kept at all."""
+        return self.points.shape[0] > 1
 
 
 class Recorder(NamedTuple):
@@ -85,8 +91,13 @@ class Recorder(NamedTuple):
     num_points: tf.Tensor
 
     @classmethod
-    def empty(cls, capacity: int, max_num_steps: int, state: tf.Tensor) -> Recorder:
-        """Returns buffers for `capacity` states like `state` and `max_num_steps` steps."""
+    def empty(
+        cls, capacity: int, max_num_steps: int, state: tf.Tensor, keep_points: bool = True
+    ) -> Recorder:
+        """Returns buffers for `capacity` states like `state` and `max_num_steps` steps.
+
+        Without `keep_points` they will not be written: the run is known not to fit.
+        """
 
         def array(size: int, dtype: tf.DType, shape: tf.TensorShape) -> tf.TensorArray:
             return tf.TensorArray(dtype, size, element_shape=shape, clear_after_read=False)
@@ -95,7 +106,7 @@ class Recorder(NamedTuple):
         return cls(
             # One more row than asked for: what is not to be kept is written there.
             checkpoints=array(capacity + 1, state.dtype, state.shape),
-            points=array(capacity + 1, state.dtype, state.shape),
+            points=array(capacity + 1 if keep_points else 1, state.dtype, state.shape),
             times=array(max_num_steps, state.dtype, rows),
             step_sizes=array(max_num_steps, state.dtype, rows),
             num_stages=array(max_num_steps, tf.int32, rows),
@@ -111,7 +122,7 @@ class Recorder(NamedTuple):
         state: tf.Tensor,
         step_size: tf.Tensor,
         num_stages: tf.Tensor,
-        points: tf.TensorArray,
+        points: tf.TensorArray | None,
     ) -> Recorder:
         """Adds a step that began at `state`; it counts only if a row advanced (`step_size` > 0)."""
         step = self.num_steps
@@ -119,7 +130,7 @@ class Recorder(NamedTuple):
         more_points = tf.where(counts, tf.reduce_max(num_stages), 0)
         return Recorder(
             checkpoints=self.checkpoints.write(checkpoint_slot(step, capacity), state),
-            points=points,
+            points=self.points if points is None else points,
             times=self.times.write(step, time),
             step_sizes=self.step_sizes.write(step, step_size),
             num_stages=self.num_stages.write(step, num_stages),
