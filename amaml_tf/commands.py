@@ -13,7 +13,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from amaml_tf import execution, plots
-from amaml_tf.evaluation import Evaluation, evaluate
+from amaml_tf.evaluation import Evaluation
 from amaml_tf.experiment import MAY_CHANGE_IN_EVALUATION, Experiment
 from amaml_tf.failure import AdaptationError
 from amaml_tf.meta_learner import MetaLearner
@@ -102,23 +102,8 @@ def evaluate_and_report(
     settings: Experiment, family: TaskFamily, learner: MetaLearner, step: int, path: pathlib.Path
 ) -> Evaluation:
     """Evaluates as `settings` say, prints the table and writes the numbers to `path`."""
-    split, seed, count = settings.eval_split, settings.eval_seed, settings.num_eval_episodes
-    there_are = family.num_different_episodes(split)
-    if there_are is not None:
-        count = min(count, there_are)  # the same episode again tells nothing
-    size = min(settings.eval_batch_size, count)
-    batches = family.episodes(split, batch_size=size, seed=seed, num_batches=-(-count // size))
-    evaluation = evaluate(
-        learner,
-        batches,
-        count,
-        family.metrics(),
-        times=settings.eval_times or None,
-        optimizer=settings.make_eval_optimizer(),
-        steps=settings.eval_steps or None,
-        task_indices=family.task_indices(split, seed=seed, count=count),
-    )
-    print(f"\nUnseen tasks ({split} split) after meta-step {step}:")
+    evaluation = settings.evaluate(learner, family)
+    print(f"\nUnseen tasks ({settings.eval_split} split) after meta-step {step}:")
     print(evaluation.table())
     path.parent.mkdir(parents=True, exist_ok=True)
     evaluation.write(path, meta_step=step, settings=dataclasses.asdict(settings))

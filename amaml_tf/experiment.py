@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from amaml_tf import algorithms, models, solvers, tasks
+from amaml_tf.evaluation import Evaluation, evaluate
 from amaml_tf.files import write_atomically
 from amaml_tf.fine_tuning import require_elementwise
 from amaml_tf.gradient_flow import GradientFlow
@@ -410,6 +411,42 @@ class Experiment:
             jit_compile=self.jit_compile,
         )
         return learner
+
+    def evaluate(
+        self,
+        learner: MetaLearner,
+        family: tasks.TaskFamily,
+        split: str | None = None,
+        num_episodes: int | None = None,
+    ) -> Evaluation:
+        """Evaluates `learner` on unseen episodes of `family`, as the settings say.
+
+        Args:
+            learner: compiled.
+            family: whose episodes.
+            split: in place of `eval_split`.
+            num_episodes: in place of `num_eval_episodes`.
+
+        Raises:
+            ValueError: as `amaml_tf.evaluation.evaluate`.
+            AdaptationError: as `amaml_tf.evaluation.evaluate`.
+        """
+        split, seed = split or self.eval_split, self.eval_seed
+        count = num_episodes or self.num_eval_episodes
+        there_are = family.num_different_episodes(split)
+        if there_are is not None:
+            count = min(count, there_are)  # the same episode again tells nothing
+        size = min(self.eval_batch_size, count)
+        return evaluate(
+            learner,
+            family.episodes(split, batch_size=size, seed=seed, num_batches=-(-count // size)),
+            count,
+            family.metrics(),
+            times=self.eval_times or None,
+            optimizer=self.make_eval_optimizer(),
+            steps=self.eval_steps or None,
+            task_indices=family.task_indices(split, seed=seed, count=count),
+        )
 
     def _given(self, names: tuple[str, ...]) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in names}

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from amaml_tf.algorithms.base import Episodes, number_of_tasks
 from amaml_tf.failure import AdaptationError
+from amaml_tf.functional import is_noise
 from amaml_tf.meta_learner import MetaLearner, Point
 from amaml_tf.solvers.integrate import COMPLETED, NON_FINITE, Diagnostics
 
@@ -107,13 +108,13 @@ class FineTuning:
         self, num_steps: tf.Tensor, held: tf.Tensor, state: list[tf.Tensor], x: Any, y: Any
     ) -> None:
         function, parameters, optimizer = self._learner.function, self._parameters, self._optimizer
-        noisy = [_is_noise(v) for v in function.model.non_trainable_variables]
+        noisy = [is_noise(v) for v in function.model.non_trainable_variables]
 
         def step(number: tf.Tensor) -> tuple[tf.Tensor]:
             done = tf.convert_to_tensor(optimizer.iterations)
             now = [
-                value + tf.cast(done, value.dtype) if is_noise else value
-                for value, is_noise in zip(state, noisy, strict=True)
+                value + tf.cast(done, value.dtype) if redrawn else value
+                for value, redrawn in zip(state, noisy, strict=True)
             ]
             gradient = function.gradient(tf.convert_to_tensor(parameters), held, now, x, y)
             optimizer.apply([gradient], [parameters])
@@ -138,10 +139,6 @@ def require_elementwise(optimizer: keras.optimizers.Optimizer) -> None:
             f"tasks of a batch apart or ask for more than steps, got {', '.join(given)}; leave it "
             "out. clipvalue clips every entry alone."
         )
-
-
-def _is_noise(variable: keras.Variable) -> bool:
-    return variable.path.endswith("seed_generator_state")
 
 
 def _diagnostics(adapted: tf.Tensor, time: int, num_steps: int) -> Diagnostics:

@@ -247,6 +247,11 @@ def as_loss(loss: Any, dtype: tf.DType) -> Callable[[Any, Any], tf.Tensor]:
     return lambda y_true, y_pred: tf.reduce_mean(function(y_true, y_pred))
 
 
+def is_noise(variable: keras.Variable) -> bool:
+    """Returns whether a non-trainable variable is the seed of a layer's random numbers."""
+    return variable.path.endswith("seed_generator_state")
+
+
 def _check_model(model: keras.Model) -> None:
     if not model.built:
         raise ValueError(

@@ -21,7 +21,7 @@ from amaml_tf.algorithms.base import (
     arrived,
     number_of_tasks,
 )
-from amaml_tf.functional import FunctionalModel
+from amaml_tf.functional import FunctionalModel, is_noise
 from amaml_tf.gradient_flow import Constants, vector_field
 from amaml_tf.solvers.integrate import Diagnostics
 
@@ -370,7 +370,7 @@ class MetaLearner(keras.Model):
     def _advance_noise(self) -> None:
         """The next meta-step draws new dropout masks."""
         for variable in self.model.non_trainable_variables:
-            if variable.path.endswith("seed_generator_state"):
+            if is_noise(variable):
                 variable.assign(variable + tf.ones_like(variable))
 
     def _with_parameters(

@@ -17,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 
 from amaml_tf import tasks
-from amaml_tf.evaluation import evaluate
 from amaml_tf.experiment import Experiment
 from amaml_tf.failure import AdaptationError
 from amaml_tf.files import write_atomically
@@ -245,21 +244,8 @@ def measure(
     num_episodes: int | None,
 ) -> dict[str, Any]:
     """Evaluates as the settings say; `num_episodes` stands in for theirs unless None."""
-    count = num_episodes or experiment.num_eval_episodes
-    different = family.num_different_episodes(split)
-    count = count if different is None else min(count, different)
-    size, seed = min(experiment.eval_batch_size, count), experiment.eval_seed
     try:
-        found = evaluate(
-            learner,
-            family.episodes(split, batch_size=size, seed=seed, num_batches=-(-count // size)),
-            count,
-            family.metrics(),
-            times=experiment.eval_times or None,
-            optimizer=experiment.make_eval_optimizer(),
-            steps=experiment.eval_steps or None,
-            task_indices=family.task_indices(split, seed=seed, count=count),
-        )
+        found = experiment.evaluate(learner, family, split, num_episodes)
     except ValueError as error:
         # Settings were checked before: what is left is that not even two episodes were finite.
         raise _NotFiniteError(f"No finite losses to average. {error}") from error

@@ -32,14 +32,6 @@ TINY = (
 
 
 @pytest.fixture
-def new_flags():
-    """Flags as before a command parses its arguments."""
-    with flagsaver.flagsaver():
-        flags.FLAGS.unparse_flags()
-        yield flags.FLAGS
-
-
-@pytest.fixture
 def call(monkeypatch, new_flags):
     """Runs a command in this process; returns its exit status, or its last words."""
 

@@ -9,7 +9,6 @@ import re
 import sys
 
 import pytest
-from absl import flags
 from absl.testing import flagsaver
 
 from amaml_tf.experiment import Experiment
@@ -46,13 +45,6 @@ SMALL = Experiment(
     log_every=2,
     num_eval_episodes=4,
 )
-
-
-@pytest.fixture
-def new_flags():
-    with flagsaver.flagsaver():
-        flags.FLAGS.unparse_flags()
-        yield flags.FLAGS
 
 
 @pytest.fixture
