@@ -67,6 +67,7 @@ _SOLVER_SETTINGS = ("step_size", "rtol", "atol", "max_num_steps")
 _FLOW_SETTINGS = (
     "final_time",
     "adjoint",
+    "max_checkpoints",
     "learn_final_time",
     "learned_rates",
     "proximal_weight",
@@ -100,6 +101,7 @@ MAY_CHANGE_ON_RESUMING = frozenset(
         "vectorize",
         "jit_compile",
         "max_num_steps",
+        "max_checkpoints",
         "on_failure",
         "num_eval_episodes",
         "eval_batch_size",
@@ -198,6 +200,9 @@ class Experiment:
     adjoint: str | None = _setting(None, "Meta-gradient: discrete, continuous or backsolve.")
     adjoint_solver: str | None = _setting(
         None, "Solver of the adjoint ODE of --adjoint=continuous. Default: that of the flow."
+    )
+    max_checkpoints: int | None = _setting(
+        None, "States that a buffer of the inner run holds, a power of two. Default: 128 MiB."
     )
     adapted_layers: tuple[str, ...] | None = _setting(
         None, "Names of the layers that adaptation changes. Default: all."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -50,6 +51,10 @@ class GradientFlow:
 
     One step of gradient descent with rate α is one Euler step: N of them describe the same
     trajectory as `final_time = N α`.
+
+    The tolerances of an adaptive solver are relative to how far a task has come: the local error
+    of a step may be `rtol` times the distance |u - θ|, plus `atol`, each as the root mean square
+    of its entries (see `relative_to_displacement`).
 
     Args:
         final_time: T, > 0, in units of time: learning rate times number of steps. Default 5.
@@ -140,7 +145,7 @@ class GradientFlow:
             return solve_on_grid(self.solver, system, final_time, initial_state, capacity)
         return integrate(
             self._bounded_solver(capacity),
-            system,
+            system._replace(error_ratio=relative_to_displacement(initial_state)),
             0.0,
             final_time,
             initial_state,
@@ -197,6 +202,29 @@ class GradientFlow:
             # All of it will be recomputed: more rows than that takes would gain nothing.
             return max(needed, _FEWEST_CHECKPOINTS)
         return max(min(fitting, everything), needed)
+
+
+def relative_to_displacement(
+    start: tf.Tensor,
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor, float, float], tf.Tensor]:
+    """Returns a `System.error_ratio` that compares errors with the way from `start` `[B, P]`.
+
+    What a task learns is u - θ. Measured by it, the early steps, on which the meta-gradient hangs
+    most, are taken more carefully than with tolerances relative to u itself, and the late ones of
+    a long run less: for the same number of gradients the meta-gradients are better at every T
+    (`docs/numerics.md` has the numbers).
+    """
+
+    def size(vector: tf.Tensor) -> tf.Tensor:
+        return tf.sqrt(tf.reduce_mean(tf.square(vector), axis=-1))
+
+    def error_ratio(
+        error: tf.Tensor, state: tf.Tensor, new_state: tf.Tensor, rtol: float, atol: float
+    ) -> tf.Tensor:
+        displacement = tf.maximum(size(state - start), size(new_state - start))
+        return size(error) / (atol + rtol * displacement)
+
+    return error_ratio
 
 
 def _power_of_two_from(number: float) -> int:

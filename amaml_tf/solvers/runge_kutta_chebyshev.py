@@ -38,9 +38,9 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
     `refresh_every` accepted steps and after a rejected step.
 
     Args:
-        rtol: relative tolerance, > 0. Default 2e-4: on the networks of the paper this makes
+        rtol: relative tolerance, > 0. Default 1e-3: on the networks of the paper this makes
             meta-gradients right to three digits (see `benchmarks.trajectory_length`).
-        atol: absolute tolerance, > 0. Default 2e-5.
+        atol: absolute tolerance, > 0. Default 1e-5.
         first_step_size: the first step to try; None takes 1 / spectral radius.
         safety_factor: in (0, 1]. Default 0.8.
         min_step_size_factor: in (0, 1). Default 0.1.
@@ -69,8 +69,8 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
 
     def __init__(
         self,
-        rtol: float = 2e-4,
-        atol: float = 2e-5,
+        rtol: float = 1e-3,
+        atol: float = 1e-5,
         first_step_size: float | None = None,
         safety_factor: float = 0.8,
         min_step_size_factor: float = 0.1,
