@@ -145,7 +145,8 @@ def test_tolerances_are_relative_to_the_way_from_the_start():
     start = tf.constant([[100.0, 0.0], [3.0, 4.0]], tf.float64)
     ratio = relative_to_displacement(start)
     error = tf.constant([[3e-3, 4e-3], [0.0, 1e-3]], tf.float64)
-    state, new_state = start + [[0.3, 0.4], [0.0, 0.0]], start + [[0.0, 0.0], [0.6, 0.8]]
+    state = start + tf.constant([[0.3, 0.4], [0.0, 0.0]], tf.float64)
+    new_state = start + tf.constant([[0.0, 0.0], [0.6, 0.8]], tf.float64)
     # Errors and ways are compared in norm: 5e-3 with 1e-2 * 0.5, and 1e-3 with 1e-2 * 1.
     np.testing.assert_allclose(ratio(error, state, new_state, 1e-2, 0.0), [1.0, 0.1], rtol=1e-9)
     atol = 1e-3
