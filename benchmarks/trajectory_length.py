@@ -5,7 +5,9 @@
 For every solver and adjoint: seconds of a meta-gradient (median, after compilation), evaluations,
 Hessian-vector products, the process's peak memory after compilation, and the relative error
 against a reference. Five Alpine tasks of 100 examples, the 2-32-32-1 network, float64. Every run
-is a process of its own, so that peak memory means something. Writes a table and a figure.
+is a process of its own, so that peak memory means something. Ratios of times are of one more
+process, which takes what it compares in turn, so that a machine that slows down slows them all.
+Writes a table and a figure.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags
@@ -36,15 +39,20 @@ CASES = {
     "Heun 0.05, discrete": ("Heun(0.05)", "discrete", 500.0),
     "Runge-Kutta 4 0.05, discrete": ("RungeKutta4(0.05)", "discrete", 500.0),
 }
-OURS, SLOWEST = "RKC, discrete", "gradient descent 0.01, discrete"
+# What is timed in turn: ours, and what it is compared with.
+OURS = "RKC, discrete"
+CASES_IN_TURN = (OURS, "Dormand-Prince, discrete", "gradient descent 0.01, discrete")
+_ROUNDS = 3
+_CALLS, _SHORT = 5, 2.0  # calls in a round of what takes fewer seconds than that
 REFERENCE = ("DormandPrince(1e-10, 1e-12, max_num_steps=65536)", "discrete")
 
 _TIMES = flags.DEFINE_list("times", ["1", "5", "50", "500"], "Final times to run to.")
 _OUTPUT = flags.DEFINE_string("output", "benchmark_results", "Folder for the table and figure.")
 _MAX_REFERENCE = flags.DEFINE_float(
-    "max_reference_time", 50.0, "Longest run for which to compute the reference gradient."
+    "max_reference_time", 500.0, "Longest run for which to compute the reference gradient."
 )
 _RUN = flags.DEFINE_string("run", None, "Used by the program itself: the JSON of one run.")
+_IN_TURN = flags.DEFINE_bool("in_turn", False, "Only time what is compared, case by case in turn.")
 
 
 class PeakMemory(threading.Thread):
@@ -69,10 +77,9 @@ class PeakMemory(threading.Thread):
         return self._peak / 2**20
 
 
-def measure(solver: str, adjoint: str, final_time: float) -> dict[str, Any]:
-    """Runs one case in this process."""
+def meta_gradient_of(solver: str, adjoint: str, final_time: float) -> Callable[[], Any]:
+    """Returns a function that computes the meta-gradient of a case."""
     import keras
-    import numpy as np
 
     import amaml_tf as amaml
 
@@ -90,15 +97,27 @@ def measure(solver: str, adjoint: str, final_time: float) -> dict[str, Any]:
     )
     learner = amaml.MetaLearner(model, amaml.algorithms.AdjointMAML(flow))
     learner.compile("sgd", loss=family.loss)
+    return lambda: learner.meta_gradients(episodes)
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    """Returns how long one call takes."""
     start = time.perf_counter()
-    result = learner.meta_gradients(episodes)
-    first = time.perf_counter() - start
+    call()
+    return time.perf_counter() - start
+
+
+def measure(solver: str, adjoint: str, final_time: float) -> dict[str, Any]:
+    """Runs one case in this process."""
+    import numpy as np
+
+    call = meta_gradient_of(solver, adjoint, final_time)
+    first = seconds_of(call)
     memory = PeakMemory()
     seconds: list[float] = []
     while sum(seconds) < 2 and len(seconds) < 20:
-        start = time.perf_counter()
-        result = learner.meta_gradients(episodes)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(seconds_of(call))
+    peak, result = memory.stop(), call()
     forward, backward = result.diagnostics.forward, result.diagnostics.backward
     return {
         "seconds": statistics.median(seconds),
@@ -109,21 +128,47 @@ def measure(solver: str, adjoint: str, final_time: float) -> dict[str, Any]:
         ),
         "steps": int(np.max(forward.num_accepted_steps)),
         "growth": float(np.max(backward.growth)),
-        "peak_mib": memory.stop(),
+        "peak_mib": peak,
         "gradient": [float(v) for g in result.gradients for v in np.ravel(g)],
     }
 
 
-def measure_apart(solver: str, adjoint: str, final_time: float) -> dict[str, Any] | None:
-    """Runs one case in a process of its own; None if its flow fails."""
-    case = json.dumps([solver, adjoint, final_time])
-    command = [sys.executable, "-m", "benchmarks.trajectory_length", f"--run={case}"]
+def time_in_turn(times: list[float]) -> dict[str, dict[float, list[float]]]:
+    """Returns the seconds of what is to be compared, by case and T, one number a round.
+
+    Cases take turns within a round, so that what slows the machine for a while slows all of them.
+    """
+    calls = {
+        (name, final_time): meta_gradient_of(*CASES[name][:2], final_time)
+        for name in CASES_IN_TURN
+        for final_time in times
+    }
+    for call in calls.values():
+        call()  # compiles it
+    found: dict[str, dict[float, list[float]]] = {name: {} for name in CASES_IN_TURN}
+    for _ in range(_ROUNDS):
+        for (name, final_time), call in calls.items():
+            seconds = [seconds_of(call)]
+            while len(seconds) < _CALLS and seconds[0] < _SHORT:
+                seconds.append(seconds_of(call))
+            found[name].setdefault(final_time, []).append(statistics.median(seconds))
+    return found
+
+
+def apart(*arguments: str) -> Any:
+    """Returns what this program finds with `arguments` in a process of its own, or None."""
+    command = [sys.executable, "-m", "benchmarks.trajectory_length", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
-        print(f"{solver}, {adjoint}, T = {final_time:g}: {done.stderr.strip().splitlines()[-1:]}")
+        print(f"{' '.join(arguments)}: {done.stderr.strip().splitlines()[-1:]}")
         return None
     return json.loads(lines[-1])
+
+
+def measure_apart(solver: str, adjoint: str, final_time: float) -> dict[str, Any] | None:
+    """Runs one case in a process of its own; None if its flow fails."""
+    return apart(f"--run={json.dumps([solver, adjoint, final_time])}")
 
 
 def table(times: list[float]) -> list[dict[str, Any]]:
@@ -162,33 +207,46 @@ def table(times: list[float]) -> list[dict[str, Any]]:
     return rows
 
 
-def summary(rows: list[dict[str, Any]]) -> str:
-    """Returns how time and memory grow with the length of the run, and what ours saves."""
-    found = {(row["case"], row["final_time"]): row for row in rows}
-    times = sorted({row["final_time"] for row in rows})
+def summary(rows: list[dict[str, Any]], in_turn: dict[str, dict[str, list[float]]]) -> list[str]:
+    """Returns lines: how time and memory grow with the length of the run, and what ours saves."""
     lines = []
-    for name in CASES:
-        known = [found[name, t] for t in times if (name, t) in found]
+    for name, seconds in in_turn.items():
         growth = [
-            f"x{after['seconds'] / before['seconds']:.1f} to T = {after['final_time']:g}"
-            for before, after in itertools.pairwise(known)
+            f"x{_ratio(seconds[after], seconds[before]):.1f} from T = {before} to {after}"
+            for before, after in itertools.pairwise(seconds)
         ]
-        if growth:
-            memory = known[-1]["peak_mib"] / known[0]["peak_mib"] - 1
-            lines.append(f"{name}: time {', '.join(growth)}; peak memory {memory:+.1%}")
-    for t in times:
-        if (OURS, t) in found and (SLOWEST, t) in found:
-            ratio = found[SLOWEST, t]["seconds"] / found[OURS, t]["seconds"]
-            lines.append(f"T = {t:g}: {OURS} is {ratio:.1f} times as fast as {SLOWEST}.")
-    return "\n".join(lines)
+        lines.append(f"Time of {name}: {', '.join(growth)}.")
+    for name in in_turn:
+        if name != OURS:
+            against = [
+                f"{_ratio(seconds, in_turn[OURS][t]):.1f} at T = {t}"
+                for t, seconds in in_turn[name].items()
+            ]
+            lines.append(f"Time of {name} over that of {OURS}: {', '.join(against)}.")
+    for name in CASES:
+        known = [row for row in rows if row["case"] == name]
+        if len(known) > 1:
+            first, last = known[0], known[-1]
+            lines.append(
+                f"Peak memory of {name}, from T = {first['final_time']:g} to "
+                f"{last['final_time']:g}: {last['peak_mib'] / first['peak_mib'] - 1:+.1%}."
+            )
+    return lines
 
 
-def write(rows: list[dict[str, Any]], folder: pathlib.Path) -> None:
+def _ratio(some: list[float], others: list[float]) -> float:
+    """Median over the rounds."""
+    return statistics.median(a / b for a, b in zip(some, others, strict=True))
+
+
+def write(
+    rows: list[dict[str, Any]], in_turn: dict[str, dict[str, list[float]]], folder: pathlib.Path
+) -> None:
     """Writes the numbers as JSON and as a table in Markdown, with where they come from."""
     from benchmarks.provenance import provenance
 
     origin = provenance("benchmarks.trajectory_length")
-    values = json.dumps({"provenance": origin, "rows": rows}, indent=1) + "\n"
+    values = json.dumps({"provenance": origin, "rows": rows, "in_turn": in_turn}, indent=1) + "\n"
     write_atomically(folder / "trajectory_length.json", values)
     lines = [
         "# Cost and accuracy of the meta-gradient against the length of the inner run",
@@ -197,7 +255,8 @@ def write(rows: list[dict[str, Any]], folder: pathlib.Path) -> None:
         "rate times inner steps. Gradients and Hessian-vector products are those of the slowest "
         "task, estimates of the spectral radius and recomputation included; memory is the peak of "
         "the process after compilation; growth is the largest norm of λ(t) over that of λ(T); the "
-        "error is relative to the exact flow's meta-gradient (Dormand-Prince at 1e-10).",
+        "error is relative to the exact flow's meta-gradient (Dormand-Prince at 1e-10). Ratios of "
+        "times, below, are medians of cases that took turns in one process.",
         "",
         "| | T | seconds | gradients | HVPs | steps | peak MiB | growth | error |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -209,7 +268,7 @@ def write(rows: list[dict[str, Any]], folder: pathlib.Path) -> None:
             f"| {row['hessian_vector_products']} | {row['steps']} | {row['peak_mib']:.0f} "
             f"| {row['growth']:.2g} | {error} |"
         )
-    lines += ["", *(f"- {line}" for line in summary(rows).splitlines()), ""]
+    lines += ["", *(f"- {line}" for line in summary(rows, in_turn)), ""]
     lines += [f"- {name}: `{value}`" for name, value in origin.items()]
     write_atomically(folder / "trajectory_length.md", "\n".join([*lines, ""]))
 
@@ -243,15 +302,20 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 
 def main(_: list[str]) -> None:
-    """Runs one case, or all of them."""
+    """Runs one case, or those in turn, or all of them."""
+    times = [float(t) for t in _TIMES.value]
     if _RUN.value:
         print(json.dumps(measure(*json.loads(_RUN.value))))
         return
+    if _IN_TURN.value:
+        print(json.dumps(time_in_turn(times)))
+        return
     folder = pathlib.Path(_OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = table([float(t) for t in _TIMES.value])
-    print(summary(rows))
-    write(rows, folder)
+    in_turn = apart("--in_turn", f"--times={','.join(f'{t:g}' for t in times)}") or {}
+    rows = table(times)
+    print(*summary(rows, in_turn), sep="\n")
+    write(rows, in_turn, folder)
     draw(rows, folder / "trajectory_length.png")
     print(f"Written to {folder}/trajectory_length.md, .json and .png.")
 
