@@ -157,6 +157,7 @@ def evaluate(
     optimizer: keras.optimizers.Optimizer | None = None,
     steps: Sequence[int] | None = None,
     task_indices: np.ndarray | None = None,
+    all_layers: bool = False,
 ) -> Evaluation:
     """Adapts to the support sets of episodes and measures on their query sets.
 
@@ -174,6 +175,7 @@ def evaluate(
         steps: numbers of the optimizer's steps to measure at.
         task_indices: which task each episode is of, ints of shape [num_episodes], where tasks come
             back: the estimates are then over tasks. None: every episode is another task.
+        all_layers: the optimizer trains all layers, not only those that the algorithm adapts.
 
     Returns:
         An `Evaluation`. Its curve begins at 0, before adaptation.
@@ -182,7 +184,7 @@ def evaluate(
         ValueError: there are too few episodes, or times, optimizer and steps do not fit.
         AdaptationError: the adaptation of a task fails, and the learner is not to drop such tasks.
     """
-    run = _run_of(learner, times, optimizer, steps)
+    run = _run_of(learner, times, optimizer, steps, all_layers)
     if task_indices is not None and len(task_indices) < num_episodes:
         raise ValueError(
             f"Expected the task_indices of {num_episodes} episodes, got {len(task_indices)}; give "
@@ -227,6 +229,7 @@ def _run_of(
     times: Sequence[float] | None,
     optimizer: keras.optimizers.Optimizer | None,
     steps: Sequence[int] | None,
+    all_layers: bool,
 ) -> _Run:
     if (optimizer is None) != (steps is None) or (times is not None and steps is not None):
         given = {"times": times, "optimizer": optimizer, "steps": steps}
@@ -244,7 +247,7 @@ def _run_of(
 
     if optimizer is not None and steps is not None:
         numbers = tuple(map(int, _in_order("steps", steps)))
-        fine_tuning = FineTuning(learner, optimizer)
+        fine_tuning = FineTuning(learner, optimizer, all_layers)
         return _Run("step", numbers, lambda b: (before(b), fine_tuning.points(b, numbers)))
     if times is not None:
         ends = tuple(map(float, _in_order("times", times)))

@@ -111,6 +111,7 @@ MAY_CHANGE_ON_RESUMING = frozenset(
         "eval_learning_rate",
         "eval_weight_decay",
         "eval_steps",
+        "eval_all_layers",
         "eval_times",
     }
 )
@@ -246,6 +247,9 @@ class Experiment:
     eval_steps: tuple[int, ...] | None = _setting(
         None, "Numbers of steps of --eval_optimizer to measure at: 10,100,1000."
     )
+    eval_all_layers: bool | None = _setting(
+        None, "--eval_optimizer trains all layers, not only those that the algorithm adapts."
+    )
     eval_times: tuple[float, ...] | None = _setting(
         None, "Times of the inner run to measure at: 0.5,5. The last stands for --final_time."
     )
@@ -287,7 +291,7 @@ class Experiment:
                     "pass something like --eval_steps=10,100,1000, and no --eval_times."
                 )
             return
-        for name in ("eval_steps", "eval_learning_rate", "eval_weight_decay"):
+        for name in ("eval_steps", "eval_learning_rate", "eval_weight_decay", "eval_all_layers"):
             value = getattr(self, name)
             if value is not None and value != ():
                 raise ValueError(
@@ -451,6 +455,7 @@ class Experiment:
             optimizer=self.make_eval_optimizer(),
             steps=self.eval_steps or None,
             task_indices=family.task_indices(split, seed=seed, count=count),
+            all_layers=bool(self.eval_all_layers),
         )
 
     def _given(self, names: tuple[str, ...]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from amaml_tf.algorithms.base import Episodes, number_of_tasks
 from amaml_tf.failure import AdaptationError
-from amaml_tf.functional import is_noise
+from amaml_tf.functional import FunctionalModel, is_noise
 from amaml_tf.meta_learner import MetaLearner, Point
 from amaml_tf.solvers.integrate import COMPLETED, NON_FINITE, Diagnostics
 
@@ -36,22 +36,36 @@ _FOREIGN_OPTIONS = ("clipnorm", "global_clipnorm", "use_ema", "loss_scale_factor
 class FineTuning:
     """Trains every task of a batch on its support set by a Keras optimizer, full batch.
 
-    All tasks are trained at once, each as if it were alone, in one compiled loop. Only parameters
-    that the algorithm adapts are trained. Every batch begins anew, with the initialization and with
-    the optimizer's first state. Dropout draws new masks in every step, as in `keras.Model.fit`.
-    Weight decay is of all trained parameters.
+    All tasks are trained at once, each as if it were alone, in one compiled loop. Every batch
+    begins anew, with the initialization and with the optimizer's first state. Dropout draws new
+    masks in every step, as in `keras.Model.fit`. Weight decay is of all trained parameters.
 
     Args:
         learner: compiled; its model is the initialization, its loss that of the support sets.
         optimizer: which, and its settings; it is copied. Keras keeps learning rates in float32.
+        all_layers: train all trainable parameters, as one would who knows the initialization alone;
+            default: those that the algorithm adapts.
 
     Raises:
         ValueError: the optimizer mixes the entries of a tensor, and so would mix the tasks.
     """
 
-    def __init__(self, learner: MetaLearner, optimizer: keras.optimizers.Optimizer) -> None:
+    def __init__(
+        self,
+        learner: MetaLearner,
+        optimizer: keras.optimizers.Optimizer,
+        all_layers: bool = False,
+    ) -> None:
         require_elementwise(optimizer)
         self._learner = learner
+        self._function = learner.function
+        if all_layers and not all(learner.function.adapted):
+            self._function = FunctionalModel(
+                learner.model,
+                learner.function.loss,
+                batch_statistics=learner.batch_statistics,
+                vectorize=learner.execution.vectorize,
+            )
         self._given = optimizer
         self._num_tasks = -1  # whose program there is
 
@@ -66,19 +80,23 @@ class FineTuning:
             AdaptationError: values of a task become infinite or NaN, and the flow of the
                 algorithm is not to drop such tasks.
         """
-        learner = self._learner
-        support, query = episodes
-        state, start = learner.function.state(), learner.start(episodes)
-        self._begin(number_of_tasks(episodes), start.adapted)
+        function, (support, query) = self._function, episodes
+        num_tasks, state = number_of_tasks(episodes), function.state()
+        parameters = map(tf.convert_to_tensor, function.model.trainable_variables)
+        initialization, held = (
+            tf.tile(vector[tf.newaxis], [num_tasks, 1])
+            for vector in function.ravel(list(parameters))
+        )
+        self._begin(num_tasks, initialization)
         done = 0
         for number in steps:
-            self._run(tf.constant(number - done), start.held, state, *support)
+            self._run(tf.constant(number - done), held, state, *support)
             adapted = tf.convert_to_tensor(self._parameters)
             diagnostics = _diagnostics(adapted, number, number - done)
-            if learner.algorithm.flow.on_failure == "raise":
+            if self._learner.algorithm.flow.on_failure == "raise":
                 _check(diagnostics, number)
             done = number
-            losses, outputs = learner.function.query(adapted, start.held, state, *query)
+            losses, outputs = function.query(adapted, held, state, *query)
             yield Point(losses, outputs, diagnostics)
 
     def _begin(self, num_tasks: int, initialization: tf.Tensor) -> None:
@@ -92,22 +110,22 @@ class FineTuning:
 
     def _build(self, initialization: tf.Tensor) -> None:
         """Makes variables, and the program, for a batch of tasks."""
-        learner, given = self._learner, self._given
+        given = self._given
         self._parameters = keras.Variable(
-            initialization, dtype=learner.function.dtype.name, name="parameters"
+            initialization, dtype=self._function.dtype.name, name="parameters"
         )
         self._optimizer = type(given).from_config(given.get_config())
         self._optimizer.build([self._parameters])
         self._first_state = [tf.constant(v.numpy()) for v in self._optimizer.variables]
         # The number of steps is a tensor, so that one program serves all.
         self._run = tf.function(
-            self._train, jit_compile=learner.execution.jit_compile, autograph=False
+            self._train, jit_compile=self._learner.execution.jit_compile, autograph=False
         )
 
     def _train(
         self, num_steps: tf.Tensor, held: tf.Tensor, state: list[tf.Tensor], x: Any, y: Any
     ) -> None:
-        function, parameters, optimizer = self._learner.function, self._parameters, self._optimizer
+        function, parameters, optimizer = self._function, self._parameters, self._optimizer
         noisy = [is_noise(v) for v in function.model.non_trainable_variables]
 
         def step(number: tf.Tensor) -> tuple[tf.Tensor]:

@@ -42,8 +42,8 @@ CASES = {
 # What is timed in turn: ours, and what it is compared with.
 OURS = "RKC, discrete"
 CASES_IN_TURN = (OURS, "Dormand-Prince, discrete", "gradient descent 0.01, discrete")
-_ROUNDS = 3
-_CALLS, _SHORT = 5, 2.0  # calls in a round of what takes fewer seconds than that
+_ROUNDS = 15
+_SLOW, _SLOW_ROUNDS = 2.0, 3  # what takes more seconds than that takes part in so many rounds
 REFERENCE = ("DormandPrince(1e-10, 1e-12, max_num_steps=65536)", "discrete")
 
 _TIMES = flags.DEFINE_list("times", ["1", "5", "50", "500"], "Final times to run to.")
@@ -145,13 +145,14 @@ def time_in_turn(times: list[float]) -> dict[str, dict[float, list[float]]]:
     }
     for call in calls.values():
         call()  # compiles it
-    found: dict[str, dict[float, list[float]]] = {name: {} for name in CASES_IN_TURN}
-    for _ in range(_ROUNDS):
+    found: dict[str, dict[float, list[float]]] = {
+        name: {final_time: [] for final_time in times} for name in CASES_IN_TURN
+    }
+    for number in range(_ROUNDS):
         for (name, final_time), call in calls.items():
-            seconds = [seconds_of(call)]
-            while len(seconds) < _CALLS and seconds[0] < _SHORT:
+            seconds = found[name][final_time]
+            if number < _SLOW_ROUNDS or seconds[0] < _SLOW:
                 seconds.append(seconds_of(call))
-            found[name].setdefault(final_time, []).append(statistics.median(seconds))
     return found
 
 
@@ -235,8 +236,8 @@ def summary(rows: list[dict[str, Any]], in_turn: dict[str, dict[str, list[float]
 
 
 def _ratio(some: list[float], others: list[float]) -> float:
-    """Median over the rounds."""
-    return statistics.median(a / b for a, b in zip(some, others, strict=True))
+    """Median over the rounds that both took part in."""
+    return statistics.median(a / b for a, b in zip(some, others, strict=False))
 
 
 def write(

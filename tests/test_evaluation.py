@@ -271,6 +271,10 @@ TINY: dict[str, Any] = {
         ({"eval_times": (-1.0, 2.0)}, "Expected eval_times of 0 or more, .* got -1.0,2.0; pass"),
         ({"eval_learning_rate": 0.0}, "Expected eval_learning_rate to be above 0, got 0.0; pass"),
         ({"eval_weight_decay": -1.0}, "Expected eval_weight_decay of 0 or more, got -1.0; pass"),
+        (
+            {"eval_all_layers": True},
+            "Expected an eval_optimizer with eval_all_layers=True, got none",
+        ),
         ({"eval_optimizer": "muon", "eval_steps": (1,)}, "treats every parameter apart .* Muon"),
         ({"eval_optimizer": "magic", "eval_steps": (1,)}, "Expected eval_optimizer to be the name"),
     ],
@@ -291,6 +295,7 @@ def test_the_commands_draw_a_curve_along_an_optimizer(tmp_path, capsys):
         eval_learning_rate=0.5,
         eval_weight_decay=0.25,
         eval_steps=(1, 2),
+        eval_all_layers=True,
     )
     optimizer = settings.make_eval_optimizer()
     assert optimizer is not None

@@ -131,6 +131,16 @@ def test_only_what_the_algorithm_adapts_is_trained():
         np.testing.assert_array_equal(variable, value)
 
 
+def test_all_layers_can_be_trained_whatever_the_algorithm_adapts():
+    model = network()
+    flow = amaml.GradientFlow(learned_rates="entry")
+    head = amaml.algorithms.AdjointMAML(flow, adapted_layers=[model.layers[-1].name])
+    optimizer, episodes = keras.optimizers.Adam(0.02), batch()
+    (end,) = FineTuning(learner_of(model, head), optimizer, all_layers=True).points(episodes, (6,))
+    (expected,) = FineTuning(learner_of(network()), optimizer).points(episodes, (6,))
+    np.testing.assert_allclose(end.outputs, expected.outputs, rtol=1e-9)
+
+
 def test_dropout_draws_new_masks_in_every_step():
     model = keras.Sequential(
         [keras.Input((1,)), keras.layers.Dropout(0.5, seed=0), keras.layers.Dense(1)]

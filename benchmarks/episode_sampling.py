@@ -1,0 +1,135 @@
+"""What sampling episodes costs, beside the training steps that they are for.
+
+    python -m benchmarks.episode_sampling --output=FOLDER --data_dir=DATA
+
+For every flag file of `amaml-train` in --configs: seconds to draw a batch of episodes, with nothing
+else to do; seconds of a meta-step on a batch that is there already; the ratio of the two; and how
+much longer a step takes when the stream of episodes feeds it. Medians over batches, after the
+first ones. Each experiment is a process of its own. Writes a table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from absl import flags
+
+from amaml_tf import commands
+from amaml_tf.files import write_atomically
+from benchmarks import compare
+from benchmarks.provenance import provenance
+
+_CONFIGS = flags.DEFINE_list(
+    "configs",
+    [
+        "configs/sinusoid.cfg",
+        "configs/cosmixture.cfg",
+        "configs/alpine.cfg",
+        "configs/omniglot_5way_1shot_small.cfg",
+    ],
+    "Flag files of amaml-train.",
+)
+_ALONE = flags.DEFINE_bool("alone", False, "Used by the program itself: measure the flags given.")
+
+_WARM_UP, _COUNT = 10, 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Seconds, each the median over batches.
+
+    Attributes:
+        draw: of drawing a batch of episodes.
+        step: of a meta-step on a batch at hand.
+        fed_step: of a meta-step and the wait for its batch, while the stream draws the next ones.
+    """
+
+    draw: float
+    step: float
+    fed_step: float
+
+
+def cost() -> Cost:
+    """Measures the experiment that the flags stand for."""
+    experiment = commands.experiment()
+    family = experiment.make_family()
+    learner = experiment.make_learner(family)
+    step = learner.make_train_function()
+
+    def stream() -> Iterator[Any]:
+        batches = family.episodes("train", batch_size=experiment.meta_batch_size)
+        return iter(batches.prefetch(1))
+
+    ready = next(stream())
+    batches = stream()
+    draw = _median_seconds(lambda: next(batches))
+    # Drawn ahead, so that no stream is at work meanwhile.
+    alone = _median_seconds(lambda: step(itertools.repeat(ready, 1)))
+    batches = stream()
+    fed = _median_seconds(lambda: step(iter([next(batches)])))
+    return Cost(draw, alone, fed)
+
+
+def _median_seconds(call: Callable[[], Any]) -> float:
+    seconds = []
+    for _ in range(_WARM_UP + _COUNT):
+        start = time.perf_counter()
+        result = call()
+        if isinstance(result, dict):
+            float(result["loss"])  # an accelerator may still be at work
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[_WARM_UP:])
+
+
+def cost_apart(config: str) -> Cost:
+    """Measures the experiment of a flag file in a process of its own."""
+    own = [argument for argument in sys.argv[1:] if not argument.startswith("--output")]
+    command = [sys.executable, "-m", "benchmarks.episode_sampling", f"--flagfile={config}"]
+    done = subprocess.run([*command, *own, "--alone"], capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if not lines:
+        raise RuntimeError(
+            f"Expected the numbers of {config}, got none ({done.stderr.strip()[-300:]}); "
+            "see whether amaml-train takes the same flags."
+        )
+    return Cost(**json.loads(lines[-1]))
+
+
+def main() -> None:
+    """Measures all experiments, or the one that the flags stand for."""
+    if _ALONE.value:
+        print(json.dumps(dataclasses.asdict(cost())))
+        return
+    folder = compare.output()
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [
+        "# What sampling episodes costs",
+        "",
+        "Milliseconds, medians: to draw a batch of episodes with nothing else to do; of a "
+        "meta-step on a batch at hand; of one that waits for its batch while the next is drawn.",
+        "",
+        "| experiment | draw | step | draw / step | fed step |",
+        "|---|---|---|---|---|",
+    ]
+    for config in _CONFIGS.value:
+        found = cost_apart(config)
+        lines.append(
+            f"| `{config}` | {1e3 * found.draw:.3g} | {1e3 * found.step:.3g} "
+            f"| {found.draw / found.step:.1%} | {1e3 * found.fed_step:.3g} |"
+        )
+        print(lines[-1], flush=True)
+    origin = provenance("benchmarks.episode_sampling")
+    lines += ["", *(f"- {name}: `{value}`" for name, value in origin.items()), ""]
+    write_atomically(folder / "episode_sampling.md", "\n".join(lines))
+
+
+if __name__ == "__main__":
+    commands.run(lambda: compare.told(main))
