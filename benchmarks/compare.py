@@ -128,16 +128,13 @@ class Comparison:
         return [self._search_run(method, *each) for each in enumerate(candidates)]
 
     def _search_run(self, method: Method, number: int, settings: dict[str, Any]) -> Run:
-        own = {
-            "seed": _SEARCH_SEED.value,
-            "eval_split": "validation",
-            "num_meta_steps": min(
-                _SEARCH_META_STEPS.value,
-                settings.get("num_meta_steps") or self._shared["num_meta_steps"],
-            ),
-        }
-        name = f"search/{method.folder}/candidate_{number}"
-        return Run(name, self._shared | settings | own)
+        run = self._shared | settings
+        run |= {"seed": _SEARCH_SEED.value, "eval_split": "validation"}
+        # A search run is a short final run: its learning rate falls as far.
+        for name in ("num_meta_steps", "decay_steps"):
+            if run[name] is not None:
+                run[name] = min(run[name], _SEARCH_META_STEPS.value)
+        return Run(f"search/{method.folder}/candidate_{number}", run)
 
     def _finals(self, method: Method, chosen: dict[str, Any] | None) -> list[Run]:
         if chosen is None:

@@ -24,6 +24,7 @@ TINY = (
     "--meta_batch_size=2",
     "--log_every=2",
     "--num_meta_steps=4",
+    "--decay_steps=4",
     "--search_meta_steps=2",
     "--num_eval_episodes=4",
     "--eval_batch_size=4",
@@ -71,6 +72,9 @@ def test_compares_and_does_nothing_twice(call, tmp_path, monkeypatch, capsys):
     assert [each["label"] for each in found["methods"]] == ["Plain MAML", "Reptile"]
     assert found["methods"][0]["runs"]["1"]["meta_steps"] == 4
     assert [len(each["candidates"]) for each in found["methods"]] == [2, 0]
+    for folder, steps in (("search/Plain_MAML/candidate_0", 2), ("runs/Plain_MAML/seed_1", 4)):
+        settings = json.loads((tmp_path / folder / "result.json").read_text())["run"]["settings"]
+        assert (settings["num_meta_steps"], settings["decay_steps"]) == (steps, steps)
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["over"] for row in rows} == {"adaptation", "training"}
