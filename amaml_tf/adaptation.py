@@ -12,7 +12,7 @@ import tensorflow as tf
 from amaml_tf.adjoint import AdjointDiagnostics
 from amaml_tf.functional import FunctionalModel
 from amaml_tf.gradient_flow import Constants, GradientFlow, vector_field
-from amaml_tf.solvers.integrate import COMPLETED, Diagnostics
+from amaml_tf.solvers.diagnostics import COMPLETED, Diagnostics
 from amaml_tf.solvers.one_step import OneStepSolver
 
 

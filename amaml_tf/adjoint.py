@@ -20,7 +20,8 @@ import tensorflow as tf
 
 from amaml_tf.dense_output import DenseOutput
 from amaml_tf.segments import Segment, fold_backwards
-from amaml_tf.solvers.integrate import COMPLETED, integrate
+from amaml_tf.solvers.diagnostics import COMPLETED
+from amaml_tf.solvers.integrate import integrate
 from amaml_tf.solvers.one_step import OneStepSolver
 from amaml_tf.solvers.system import System
 from amaml_tf.solvers.trajectory import Trajectory

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from amaml_tf.solvers.integrate import (
+from amaml_tf.solvers.diagnostics import (
     COMPLETED,
     NON_FINITE,
     STEP_LIMIT,

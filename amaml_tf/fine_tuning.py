@@ -12,7 +12,7 @@ from amaml_tf.algorithms.base import Episodes, number_of_tasks
 from amaml_tf.failure import AdaptationError
 from amaml_tf.functional import FunctionalModel, is_noise
 from amaml_tf.meta_learner import MetaLearner, Point
-from amaml_tf.solvers.integrate import COMPLETED, NON_FINITE, Diagnostics
+from amaml_tf.solvers.diagnostics import COMPLETED, NON_FINITE, Diagnostics
 
 # What these do to an entry depends on this entry alone, so the parameters of many tasks can be one
 # variable.

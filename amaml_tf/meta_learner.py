@@ -23,7 +23,7 @@ from amaml_tf.algorithms.base import (
 )
 from amaml_tf.functional import FunctionalModel, is_noise
 from amaml_tf.gradient_flow import Constants, vector_field
-from amaml_tf.solvers.integrate import Diagnostics
+from amaml_tf.solvers.diagnostics import Diagnostics
 
 
 class Predictions(NamedTuple):

@@ -12,7 +12,7 @@ import tensorflow as tf
 from amaml_tf.adaptation import Adaptation, Start, adapt
 from amaml_tf.functional import FunctionalModel
 from amaml_tf.gradient_flow import GradientFlow
-from amaml_tf.solvers.integrate import COMPLETED, Diagnostics
+from amaml_tf.solvers.diagnostics import COMPLETED, Diagnostics
 
 Episodes = tuple[tuple[Any, Any], tuple[Any, Any]]
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from amaml_tf.adjoint import AdjointDiagnostics
 from amaml_tf.algorithms import conjugate_gradients
 from amaml_tf.algorithms.end_points import EndPointAlgorithm, EndPoints
-from amaml_tf.solvers.integrate import COMPLETED, NON_FINITE
+from amaml_tf.solvers.diagnostics import COMPLETED, NON_FINITE
 
 
 class ImplicitMAML(EndPointAlgorithm):

@@ -16,7 +16,7 @@ from amaml_tf.algorithms.base import (
 )
 from amaml_tf.functional import FunctionalModel
 from amaml_tf.gradient_flow import GradientFlow
-from amaml_tf.solvers.integrate import COMPLETED, NON_FINITE, nothing_done
+from amaml_tf.solvers.diagnostics import COMPLETED, NON_FINITE, nothing_done
 
 
 class NoInnerRun(Algorithm):

@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 
 from amaml_tf.flat import Layout
 from amaml_tf.solvers import integrate as loop
+from amaml_tf.solvers.diagnostics import Diagnostics, nothing_done, total
 from amaml_tf.solvers.one_step import OneStepSolver
 from amaml_tf.solvers.system import System
 
@@ -27,7 +28,7 @@ class _Fields(NamedTuple):
 
 
 class SolverDiagnostics(_Fields, tfp.math.ode.Diagnostics):
-    """The counts of `tfp.math.ode.Diagnostics`, and those of `integrate.Diagnostics`; scalars."""
+    """The counts of `tfp.math.ode.Diagnostics`, and those of `Diagnostics`; scalars."""
 
     __slots__ = ()
 
@@ -97,11 +98,11 @@ def _at_given_times(
             max_num_steps=cap,
             warm_start=warm_start,
         )
-        done = loop.total(done, solution.diagnostics)
+        done = total(done, solution.diagnostics)
         return k + 1, solution.state, done, solution.warm_start, rows.write(k, solution.state[0])
 
     control = loop.cold_start(solver, row, ends[1:2] - start)
-    done = loop.nothing_done(row, start[tf.newaxis])
+    done = nothing_done(row, start[tf.newaxis])
     _, _, done, _, rows = tf.while_loop(
         lambda k, state, done, *_: (k < num_times) & (done.status[0] >= 0),
         to_next,
@@ -142,7 +143,7 @@ def _static_num_steps(solver: OneStepSolver, initial_time: Any, final_time: Any)
     return loop.num_fixed_steps(solver.step_size, float(end) - float(start))
 
 
-def _summary(diagnostics: loop.Diagnostics) -> SolverDiagnostics:
+def _summary(diagnostics: Diagnostics) -> SolverDiagnostics:
     none = tf.constant(0)
     return SolverDiagnostics(
         num_ode_fn_evaluations=diagnostics.num_evaluations[0],

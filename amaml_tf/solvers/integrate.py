@@ -12,44 +12,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from amaml_tf.solvers.one_step import OneStepSolver
+from amaml_tf.solvers.diagnostics import (
+    COMPLETED,
+    NON_FINITE,
+    RUNNING,
+    STEP_LIMIT,
+    STEP_TOO_SMALL,
+    Diagnostics,
+    nothing_done,
+)
+from amaml_tf.solvers.one_step import OneStepSolver, Step
 from amaml_tf.solvers.system import System
 from amaml_tf.solvers.trajectory import Recorder
 
-# Status of a row. Failures are negative, as `tfp.math.ode.Diagnostics.status` has it.
-RUNNING = 1
-COMPLETED = 0
-NON_FINITE = -1
-STEP_LIMIT = -2
-STEP_TOO_SMALL = -3
-
 # A fixed step may be this much longer than asked for, so that 0.3 / 0.1 is three steps, not four.
 _STEP_COUNT_SLACK = 1e-5
-
-
-class Diagnostics(NamedTuple):
-    """What a solve did, per row: int32 `[B]` unless said otherwise.
-
-    Attributes:
-        status: COMPLETED (0), or a failure: NON_FINITE (-1), STEP_LIMIT (-2),
-            STEP_TOO_SMALL (-3).
-        time: float `[B]`, the time reached.
-        num_accepted_steps: steps taken.
-        num_rejected_steps: attempts whose error was too large.
-        num_evaluations: evaluations of the derivative.
-        num_jacobian_products: products made to estimate the spectral radius.
-        max_stages: the most evaluations in one step.
-        spectral_radius: float `[B]`, the largest estimate seen; 0 for solvers that need none.
-    """
-
-    status: tf.Tensor
-    time: tf.Tensor
-    num_accepted_steps: tf.Tensor
-    num_rejected_steps: tf.Tensor
-    num_evaluations: tf.Tensor
-    num_jacobian_products: tf.Tensor
-    max_stages: tf.Tensor
-    spectral_radius: tf.Tensor
 
 
 class Solution(NamedTuple):
@@ -77,6 +54,49 @@ class WarmStart(NamedTuple):
     known: tf.Tensor
     rejected: tf.Tensor
     memory: Any
+
+
+class _Problem(NamedTuple):
+    """What does not change while a solve goes on; `t0` and `t1` are `[B]`.
+
+    `num_fixed` is the number of steps of a fixed-step solver, None for an adaptive one. Without
+    `capacity` nothing is recorded, and without `keep_points` no stage states.
+    """
+
+    solver: OneStepSolver
+    system: System
+    t0: tf.Tensor
+    t1: tf.Tensor
+    num_fixed: tf.Tensor | None
+    capacity: int | None
+    keep_points: bool
+
+
+class _Attempt(NamedTuple):
+    """A step to try, per row: the size that the solver would take, and that up to `t1` at most.
+
+    `arrives` says whether the step ends at `t1`.
+    """
+
+    proposed: tf.Tensor
+    step_size: tf.Tensor
+    num_stages: tf.Tensor
+    arrives: tf.Tensor
+
+
+class _Verdict(NamedTuple):
+    """What became of an attempt, per row.
+
+    `lost` says that a row whose attempt was not accepted has failed, and `failure` how; `reached`
+    is the time at the end of an accepted step.
+    """
+
+    accepted: tf.Tensor
+    next_step_size: tf.Tensor
+    lost: tf.Tensor
+    failure: Any
+    reached: tf.Tensor
+    num_evaluations: tf.Tensor
 
 
 class _Loop(NamedTuple):
@@ -149,12 +169,14 @@ def integrate(
     if not solver.adaptive:
         num_fixed = tf.convert_to_tensor(num_fixed_steps(solver.step_size, tf.reduce_max(t1 - t0)))
 
+    problem = _Problem(solver, system, t0, t1, num_fixed, capacity, keep_points)
+
     def condition(loop: _Loop) -> tf.Tensor:
         running = tf.reduce_any(loop.diagnostics.status == RUNNING)
         return (loop.num_iterations < max_num_steps) & running
 
     def body(loop: _Loop) -> tuple[_Loop]:
-        return (_advance(solver, system, t0, t1, num_fixed, capacity, keep_points, loop),)
+        return (_advance(problem, loop),)
 
     (loop,) = tf.while_loop(condition, body, (loop,), maximum_iterations=max_num_steps)
     status = loop.diagnostics.status
@@ -178,119 +200,136 @@ def cold_start(solver: OneStepSolver, state: tf.Tensor, interval: tf.Tensor) -> 
     )
 
 
-def nothing_done(state: tf.Tensor, time: tf.Tensor) -> Diagnostics:
-    """Returns the diagnostics of a run that is at its first `state` `[B, P]` and `time` `[B]`."""
-    none = tf.zeros_like(time, tf.int32)
-    finite = tf.reduce_all(tf.math.is_finite(state), -1)
-    counts = (none,) * 5
-    return Diagnostics(tf.where(finite, RUNNING, NON_FINITE), time, *counts, tf.zeros_like(time))
-
-
-def total(before: Diagnostics, after: Diagnostics) -> Diagnostics:
-    """Returns the diagnostics of two runs, one after the other, of the same rows."""
-    return Diagnostics(
-        status=after.status,
-        time=after.time,
-        num_accepted_steps=before.num_accepted_steps + after.num_accepted_steps,
-        num_rejected_steps=before.num_rejected_steps + after.num_rejected_steps,
-        num_evaluations=before.num_evaluations + after.num_evaluations,
-        num_jacobian_products=before.num_jacobian_products + after.num_jacobian_products,
-        max_stages=tf.maximum(before.max_stages, after.max_stages),
-        spectral_radius=tf.maximum(before.spectral_radius, after.spectral_radius),
-    )
-
-
-def _advance(
-    solver: OneStepSolver,
-    system: System,
-    t0: tf.Tensor,
-    t1: tf.Tensor,
-    num_fixed: tf.Tensor | None,
-    capacity: int | None,
-    keep_points: bool,
-    loop: _Loop,
-) -> _Loop:
+def _advance(problem: _Problem, loop: _Loop) -> _Loop:
     """One attempt at a step of every running row."""
-    control, done, state = loop.control, loop.diagnostics, loop.state
+    solver, capacity = problem.solver, problem.capacity
+    control, done, state, recorder = loop.control, loop.diagnostics, loop.state, loop.recorder
     active = done.status == RUNNING
     memory, products = solver.refresh(
-        system, done.time, state, control.memory, control.rejected, active
+        problem.system, done.time, state, control.memory, control.rejected, active
     )
-    if num_fixed is None:
-        proposed = solver.limit_step_size(memory, control.step_size, ~control.known)
-        arrives = done.time + 1.01 * proposed >= t1
-        step_size = tf.where(arrives, t1 - done.time, proposed)
-    else:
-        # Counted, not summed: 50,000 additions would drift in float32.
-        step_size = proposed = (t1 - t0) / tf.cast(num_fixed, state.dtype)
-        arrives = done.num_accepted_steps + 1 >= num_fixed
-    step_size = tf.where(active, step_size, 0)
-    num_stages = tf.where(active, solver.plan(memory, step_size), 0)
+    attempt = _attempt(problem, done, control, memory, active)
     points = offset = None
-    if keep_points:
-        points, offset = loop.recorder.points, loop.recorder.num_points
+    if problem.keep_points:
+        points, offset = recorder.points, recorder.num_points
     step = solver.step(
-        system,
+        problem.system,
         done.time,
         state,
         control.derivative,
         control.known,
-        step_size,
-        num_stages,
+        attempt.step_size,
+        attempt.num_stages,
         points,
         offset,
     )
-
-    finite = tf.reduce_all(tf.math.is_finite(step.state), -1)
-    if num_fixed is None:
-        ratio = system.error_ratio(step.error, state, step.state, solver.rtol, solver.atol)
-        finite &= tf.math.is_finite(ratio)
-        accepted = active & finite & (ratio <= 1)
-        factor = solver.step_size_factor(tf.where(finite, ratio, 1e30))
-        tried = tf.where(arrives & accepted, tf.maximum(proposed, step_size), step_size)
-        next_step_size = tf.where(active, factor * tried, control.step_size)
-        # No step from a point without a finite derivative will ever succeed.
-        lost = ~tf.reduce_all(tf.math.is_finite(step.start_derivative), -1)
-        lost |= next_step_size <= _smallest_step(done.time, t1 - t0)
-        failure = tf.where(finite, STEP_TOO_SMALL, NON_FINITE)
-        reached = done.time + step_size
-        evaluations = tf.where(active & ~control.known, num_stages + 1, num_stages)
-    else:
-        accepted = active & finite
-        next_step_size = step_size
-        lost, failure = ~finite, NON_FINITE
-        reached = t0 + step_size * tf.cast(done.num_accepted_steps + 1, state.dtype)
-        evaluations = num_stages
-
-    recorder = loop.recorder
+    judge = _judge_adaptive if solver.adaptive else _judge_fixed
+    verdict = judge(problem, loop, active, attempt, step)
+    accepted = verdict.accepted
     if capacity is not None:
-        taken, stages = tf.where(accepted, step_size, 0), tf.where(accepted, num_stages, 0)
+        taken = tf.where(accepted, attempt.step_size, 0)
+        stages = tf.where(accepted, attempt.num_stages, 0)
         recorder = recorder.record_step(capacity, done.time, state, taken, stages, step.points)
-    status = tf.where(accepted & arrives, COMPLETED, done.status)
     keep = accepted[:, tf.newaxis]
     return _Loop(
         num_iterations=loop.num_iterations + 1,
         state=tf.where(keep, step.state, state),
         control=WarmStart(
-            step_size=next_step_size,
+            step_size=verdict.next_step_size,
             derivative=tf.where(keep, step.derivative, step.start_derivative),
             known=tf.constant(solver.adaptive),
             rejected=active & ~accepted,
             memory=memory,
         ),
-        diagnostics=Diagnostics(
-            status=tf.where(active & ~accepted & lost, failure, status),
-            time=tf.where(accepted, tf.where(arrives, t1, reached), done.time),
-            num_accepted_steps=done.num_accepted_steps + tf.cast(accepted, tf.int32),
-            num_rejected_steps=done.num_rejected_steps + tf.cast(active & ~accepted, tf.int32),
-            num_evaluations=done.num_evaluations + evaluations,
-            num_jacobian_products=done.num_jacobian_products + products,
-            max_stages=tf.maximum(done.max_stages, num_stages),
-            spectral_radius=tf.maximum(
-                done.spectral_radius, solver.spectral_radius(memory, done.time)
-            ),
-        ),
+        diagnostics=_diagnostics_after(problem, done, active, attempt, verdict, memory, products),
         recorder=recorder,
+    )
+
+
+def _attempt(
+    problem: _Problem, done: Diagnostics, control: WarmStart, memory: Any, active: tf.Tensor
+) -> _Attempt:
+    """Chooses the next step of every row; rows that do not run get one of size 0."""
+    solver, t0, t1 = problem.solver, problem.t0, problem.t1
+    if problem.num_fixed is None:
+        proposed = solver.limit_step_size(memory, control.step_size, ~control.known)
+        arrives = done.time + 1.01 * proposed >= t1
+        step_size = tf.where(arrives, t1 - done.time, proposed)
+    else:
+        # Counted, not summed: 50,000 additions would drift in float32.
+        step_size = proposed = (t1 - t0) / tf.cast(problem.num_fixed, t0.dtype)
+        arrives = done.num_accepted_steps + 1 >= problem.num_fixed
+    step_size = tf.where(active, step_size, 0)
+    num_stages = tf.where(active, solver.plan(memory, step_size), 0)
+    return _Attempt(proposed, step_size, num_stages, arrives)
+
+
+def _judge_adaptive(
+    problem: _Problem, loop: _Loop, active: tf.Tensor, attempt: _Attempt, step: Step
+) -> _Verdict:
+    """Compares the error of a step with the tolerances, and chooses the next step size by it."""
+    solver: Any = problem.solver
+    time, state, control = loop.diagnostics.time, loop.state, loop.control
+    ratio = problem.system.error_ratio(step.error, state, step.state, solver.rtol, solver.atol)
+    finite = tf.reduce_all(tf.math.is_finite(step.state), -1) & tf.math.is_finite(ratio)
+    accepted = active & finite & (ratio <= 1)
+    factor = solver.step_size_factor(tf.where(finite, ratio, 1e30))
+    longer = tf.maximum(attempt.proposed, attempt.step_size)
+    tried = tf.where(attempt.arrives & accepted, longer, attempt.step_size)
+    next_step_size = tf.where(active, factor * tried, control.step_size)
+    # No step from a point without a finite derivative will ever succeed.
+    lost = ~tf.reduce_all(tf.math.is_finite(step.start_derivative), -1)
+    lost |= next_step_size <= _smallest_step(time, problem.t1 - problem.t0)
+    first_evaluation = tf.cast(active & ~control.known, tf.int32)
+    return _Verdict(
+        accepted,
+        next_step_size,
+        lost,
+        failure=tf.where(finite, STEP_TOO_SMALL, NON_FINITE),
+        reached=time + attempt.step_size,
+        num_evaluations=attempt.num_stages + first_evaluation,
+    )
+
+
+def _judge_fixed(
+    problem: _Problem, loop: _Loop, active: tf.Tensor, attempt: _Attempt, step: Step
+) -> _Verdict:
+    """Accepts a step that is finite."""
+    number = tf.cast(loop.diagnostics.num_accepted_steps + 1, step.state.dtype)
+    finite = tf.reduce_all(tf.math.is_finite(step.state), -1)
+    return _Verdict(
+        accepted=active & finite,
+        next_step_size=attempt.step_size,
+        lost=~finite,
+        failure=NON_FINITE,
+        reached=problem.t0 + attempt.step_size * number,
+        num_evaluations=attempt.num_stages,
+    )
+
+
+def _diagnostics_after(
+    problem: _Problem,
+    done: Diagnostics,
+    active: tf.Tensor,
+    attempt: _Attempt,
+    verdict: _Verdict,
+    memory: Any,
+    products: tf.Tensor,
+) -> Diagnostics:
+    """Adds an attempt to the diagnostics."""
+    accepted, rejected = verdict.accepted, active & ~verdict.accepted
+    status = tf.where(accepted & attempt.arrives, COMPLETED, done.status)
+    reached = tf.where(attempt.arrives, problem.t1, verdict.reached)
+    radius = problem.solver.spectral_radius(memory, done.time)
+    return Diagnostics(
+        status=tf.where(rejected & verdict.lost, verdict.failure, status),
+        time=tf.where(accepted, reached, done.time),
+        num_accepted_steps=done.num_accepted_steps + tf.cast(accepted, tf.int32),
+        num_rejected_steps=done.num_rejected_steps + tf.cast(rejected, tf.int32),
+        num_evaluations=done.num_evaluations + verdict.num_evaluations,
+        num_jacobian_products=done.num_jacobian_products + products,
+        max_stages=tf.maximum(done.max_stages, attempt.num_stages),
+        spectral_radius=tf.maximum(done.spectral_radius, radius),
     )
 
 
