@@ -97,18 +97,24 @@ class Comparison:
         """Does what is left to do of search and final runs; returns what was found."""
         searches = {m.label: self._searches(m) for m in self._methods}
         self._do_missing("search", doer, [run for runs in searches.values() for run in runs])
-        chosen = {m.label: self._chosen(m, searches[m.label]) for m in self._methods}
-        finals = {m.label: self._finals(m, chosen[m.label]) for m in self._methods}
-        # Seed by seed, so that an unfinished comparison has something of every method.
-        in_turn = sorted(
-            (run for runs in finals.values() for run in runs),
-            key=lambda run: run.name.rsplit("_", 1)[1].zfill(9),
-        )
-        self._do_missing("final runs", doer, in_turn)
+        ranked = {m.label: self._ranked(m, searches[m.label]) for m in self._methods}
+        refused: dict[str, list[tuple[dict[str, Any], str]]] = {m.label: [] for m in self._methods}
+        finals: dict[str, list[Run]] = {}
+        waiting = list(self._methods)
+        while waiting:
+            for method in waiting:
+                finals[method.label] = self._finals(method, ranked[method.label])
+            self._do_missing("final runs", doer, self._seed_by_seed(waiting, finals))
+            # A choice that diverges in the end gives way to the next best.
+            diverged = {m.label: self._failure(finals[m.label]) for m in waiting}
+            waiting = [m for m in waiting if diverged[m.label] and len(ranked[m.label]) > 1]
+            for method in waiting:
+                settings = method.candidates()[ranked[method.label].pop(0)]
+                refused[method.label].append((settings, diverged[method.label]))
         return [
             Outcome(
                 method,
-                chosen[method.label],
+                self._chosen(method, ranked[method.label]),
                 list(
                     zip(
                         method.candidates(),
@@ -117,9 +123,20 @@ class Comparison:
                     )
                 ),
                 {run.settings["seed"]: self._result(run) for run in finals[method.label]},
+                refused[method.label],
             )
             for method in self._methods
         ]
+
+    @staticmethod
+    def _seed_by_seed(methods: Sequence[Method], finals: dict[str, list[Run]]) -> list[Run]:
+        """The runs in an order in which an unfinished comparison has something of every method."""
+        runs = (run for method in methods for run in finals[method.label])
+        return sorted(runs, key=lambda run: run.settings["seed"])
+
+    def _failure(self, runs: list[Run]) -> str:
+        """Why one of the runs failed; nothing if none did."""
+        return next((r["failed"] for run in runs if "failed" in (r := self._result(run))), "")
 
     def _searches(self, method: Method) -> list[Run]:
         candidates = method.candidates()
@@ -136,13 +153,14 @@ class Comparison:
                 run[name] = min(run[name], _SEARCH_META_STEPS.value)
         return Run(f"search/{method.folder}/candidate_{number}", run)
 
-    def _finals(self, method: Method, chosen: dict[str, Any] | None) -> list[Run]:
-        if chosen is None:
+    def _finals(self, method: Method, ranked: list[int]) -> list[Run]:
+        settings = self._chosen(method, ranked)
+        if settings is None:
             return []
         return [
             Run(
-                f"runs/{method.folder}/seed_{seed}",
-                self._shared | chosen | {"seed": int(seed), "eval_split": "test"},
+                f"runs/{method.folder}/candidate_{ranked[0]}/seed_{seed}",
+                self._shared | settings | {"seed": int(seed), "eval_split": "test"},
                 _BUDGET_SECONDS.value,
                 _CURVE_POINTS.value,
                 _CURVE_EPISODES.value,
@@ -150,14 +168,17 @@ class Comparison:
             for seed in _SEEDS.value
         ]
 
-    def _chosen(self, method: Method, searches: list[Run]) -> dict[str, Any] | None:
-        """The settings of the best candidate; None if all failed."""
-        candidates = method.candidates()
+    def _chosen(self, method: Method, ranked: list[int]) -> dict[str, Any] | None:
+        """The settings of the first of the candidates; None if there is none left."""
+        return method.candidates()[ranked[0]] if ranked else None
+
+    def _ranked(self, method: Method, searches: list[Run]) -> list[int]:
+        """The numbers of the candidates that did not fail, best first."""
         if not searches:
-            return candidates[0]
+            return [0]
         scores = [self._score(self._result(run)) for run in searches]
-        best = min(range(len(scores)), key=scores.__getitem__)
-        return candidates[best] if math.isfinite(scores[best]) else None
+        finite = [number for number, score in enumerate(scores) if math.isfinite(score)]
+        return sorted(finite, key=scores.__getitem__)
 
     def _score(self, result: dict[str, Any]) -> float:
         """What is to be small: infinite if a candidate, or one of its episodes, failed."""

@@ -28,12 +28,14 @@ class Outcome:
             failed.
         candidates: settings and validation results of the search, in the order tried.
         results: of the final runs, by seed.
+        refused: settings that the search had put first and whose final runs failed, and why.
     """
 
     method: Method
     chosen: dict[str, Any] | None
     candidates: list[tuple[dict[str, Any], dict[str, Any]]]
     results: dict[int, dict[str, Any]]
+    refused: list[tuple[dict[str, Any], str]] = dataclasses.field(default_factory=list)
 
     @property
     def finished(self) -> list[dict[str, Any]]:
@@ -158,13 +160,14 @@ def _row(outcome: Outcome, metric: str) -> str:
         cells += [_number(_mean(each[name] for each in finished), 3) for name in names]
     else:
         cells += ["failed", *["" for _ in range(11)]]
-    cells += [f"{len(finished)} of {len(outcome.results)}", _settings(outcome)]
+    chosen = _settings(outcome, outcome.chosen or {})
+    cells += [f"{len(finished)} of {len(outcome.results)}", chosen]
     return "| " + " | ".join(cells) + " |"
 
 
-def _settings(outcome: Outcome) -> str:
-    chosen = outcome.chosen or {}
-    return ", ".join(f"{n}={_plain(chosen[n])}" for n in outcome.method.search if n in chosen)
+def _settings(outcome: Outcome, settings: Mapping[str, Any]) -> str:
+    """What the search was over, of `settings`."""
+    return ", ".join(f"{n}={_plain(settings[n])}" for n in outcome.method.search if n in settings)
 
 
 def _failures(outcomes: Sequence[Outcome]) -> Iterable[str]:
@@ -180,8 +183,14 @@ def _failures(outcomes: Sequence[Outcome]) -> Iterable[str]:
         for seed, result in outcome.results.items()
         if (count := result.get("evaluation", {}).get("num_failed_episodes"))
     ]
-    if failed or dropped:
-        yield from ["\n## Failures\n", *failed, *dropped]
+    refused = [
+        f"- {outcome.method.label} with {_settings(outcome, settings)}, the first choice of the "
+        f"search, gave way to the next: {reason}"
+        for outcome in outcomes
+        for settings, reason in outcome.refused
+    ]
+    if failed or dropped or refused:
+        yield from ["\n## Failures\n", *failed, *dropped, *refused]
 
 
 def _appendix(outcomes: Sequence[Outcome], metric: str) -> Iterable[str]:
@@ -193,8 +202,8 @@ def _appendix(outcomes: Sequence[Outcome], metric: str) -> Iterable[str]:
         )
     for outcome in outcomes:
         for settings, result in outcome.candidates:
-            names = ", ".join(f"{n}={_plain(settings[n])}" for n in outcome.method.search)
-            yield f"| {outcome.method.label} | {names} | {_validation(result, metric)} |"
+            names, value = _settings(outcome, settings), _validation(result, metric)
+            yield f"| {outcome.method.label} | {names} | {value} |"
     yield "\n## Settings\n"
     for outcome in outcomes:
         chosen = outcome.method.settings if outcome.chosen is None else outcome.chosen

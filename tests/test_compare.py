@@ -72,7 +72,10 @@ def test_compares_and_does_nothing_twice(call, tmp_path, monkeypatch, capsys):
     assert [each["label"] for each in found["methods"]] == ["Plain MAML", "Reptile"]
     assert found["methods"][0]["runs"]["1"]["meta_steps"] == 4
     assert [len(each["candidates"]) for each in found["methods"]] == [2, 0]
-    for folder, steps in (("search/Plain_MAML/candidate_0", 2), ("runs/Plain_MAML/seed_1", 4)):
+    for folder, steps in (
+        ("search/Plain_MAML/candidate_0", 2),
+        ("runs/Plain_MAML/candidate_0/seed_1", 4),
+    ):
         settings = json.loads((tmp_path / folder / "result.json").read_text())["run"]["settings"]
         assert (settings["num_meta_steps"], settings["decay_steps"]) == (steps, steps)
     with (tmp_path / "results.csv").open() as file:
@@ -90,6 +93,35 @@ def test_compares_and_does_nothing_twice(call, tmp_path, monkeypatch, capsys):
     assert "final runs: 4 runs, 0 to do" in capsys.readouterr().out
     words = call(*TINY, f"--output={tmp_path}", "--num_meta_steps=5")
     assert "got other values of num_meta_steps; pass the old ones, or another --output" in words
+
+
+def test_a_choice_that_diverges_in_the_end_gives_way_to_the_next(call, tmp_path, monkeypatch):
+    done = runs.execute
+
+    def failing(run, folder):
+        """The better candidate fails, but not in the search."""
+        if run.name.startswith("runs/MAML/candidate_1"):
+            result = {"run": run.identity(), "failed": "it diverged"}
+            (folder / run.name).mkdir(parents=True)
+            (folder / run.name / runs.RESULT_FILE).write_text(json.dumps(result))
+            return result
+        result = done(run, folder)
+        if run.name.startswith("search"):
+            worse = run.settings["step_size"] == 0.1
+            result["evaluation"]["after"]["rmse"]["mean"] = 2.0 if worse else 1.0
+            (folder / run.name / runs.RESULT_FILE).write_text(json.dumps(result))
+        return result
+
+    monkeypatch.setattr("benchmarks.workers.execute", failing)
+    flags = [flag for flag in TINY if not flag.startswith("--method")]
+    method = "--method=MAML: algorithm=maml,num_steps=1,search.step_size=0.1|0.2"
+    assert call(*flags, method, f"--output={tmp_path}") is None
+    table = (tmp_path / "table.md").read_text()
+    assert "| 2 of 2 | step_size=0.1 |" in table
+    sentence = (
+        "MAML with step_size=0.2, the first choice of the search, gave way to the next: it div"
+    )
+    assert sentence in table
 
 
 def test_goes_on_from_a_checkpoint(tmp_path, monkeypatch):
