@@ -3,23 +3,24 @@
     python -m benchmarks.episode_sampling --output=FOLDER --data_dir=DATA
 
 For every flag file of `amaml-train` in --configs: seconds to draw a batch of episodes, with nothing
-else to do; seconds of a meta-step on a batch that is there already; the ratio of the two; and how
-much longer a step takes when the stream of episodes feeds it. Medians over batches, after the
-first ones. Each experiment is a process of its own. Writes a table.
+else to do; seconds of a meta-step on a batch that is there already; the ratio of the two; and
+seconds of a meta-step that the stream of episodes feeds. Medians over batches, after the first
+ones. Each experiment is a process of its own. Writes a table.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import functools
 import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+import tensorflow as tf
 from absl import flags
 
 from amaml_tf import commands
@@ -62,19 +63,15 @@ def cost() -> Cost:
     experiment = commands.experiment()
     family = experiment.make_family()
     learner = experiment.make_learner(family)
-    step = learner.make_train_function()
-
-    def stream() -> Iterator[Any]:
-        batches = family.episodes("train", batch_size=experiment.meta_batch_size)
-        return iter(batches.prefetch(1))
-
-    ready = next(stream())
-    batches = stream()
-    draw = _median_seconds(lambda: next(batches))
-    # Drawn ahead, so that no stream is at work meanwhile.
-    alone = _median_seconds(lambda: step(itertools.repeat(ready, 1)))
-    batches = stream()
-    fed = _median_seconds(lambda: step(iter([next(batches)])))
+    learner.make_train_function()
+    step = learner.train_function
+    episodes = family.episodes("train", batch_size=experiment.meta_batch_size)
+    (one,) = episodes.take(1)
+    at_hand = iter(tf.data.Dataset.from_tensors(one).repeat())
+    # No stream is held longer than its measurement, lest it draw ahead during the next.
+    draw = _median_seconds(functools.partial(next, iter(episodes)))
+    alone = _median_seconds(functools.partial(step, at_hand))
+    fed = _median_seconds(functools.partial(step, iter(episodes)))
     return Cost(draw, alone, fed)
 
 
