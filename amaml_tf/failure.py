@@ -77,4 +77,5 @@ def readable() -> Iterator[None]:
 
 
 def _plain(text: str) -> str:
-    return text.replace('"', "").strip()
+    # TensorFlow quotes strings, and quotes them again in an assertion.
+    return text.replace('\\"', "").replace('"', "").strip()

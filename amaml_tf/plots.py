@@ -90,7 +90,9 @@ def plot_curves(
 ) -> None:
     """Draws what adaptation gains on its way, with 95% bands, a colour for each method.
 
-    The axis along is logarithmic but for a straight piece from 0 to the first point above 0.
+    The axis along is logarithmic but for a straight piece from 0 to the first point above 0. The
+    one up is logarithmic where the means differ by a factor of ten or more, and ends with the
+    means: a wide band is cut off rather than all curves flattened.
 
     Args:
         curves: by method, points (x, mean, half width of the 95% interval) with x >= 0, in
@@ -124,6 +126,7 @@ def plot_curves(
         )
     axes.set_xscale("symlog", linthresh=smallest, linscale=0.5)
     axes.set_xlim(left=0)
+    _fit_height(axes, [mean for curve in curves.values() for _, mean, _ in curve])
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.spines[["top", "right"]].set_visible(False)
@@ -153,3 +156,15 @@ def _set_limits(axes: Any, task: AdaptationCurves) -> None:
     margin = 0.35 * (high - low)
     axes.set_ylim(low - margin, high + margin)
     axes.set_xlim(task.x.min(), task.x.max())
+
+
+def _fit_height(axes: Any, means: Sequence[float]) -> None:
+    """Makes the vertical axis fit `means`, with a margin of a twentieth on either side."""
+    low, high = np.nanmin(means), np.nanmax(means)
+    if low > 0 and high >= 10 * low:
+        axes.set_yscale("log")
+        margin = (high / low) ** 0.05
+        axes.set_ylim(low / margin, high * margin)
+    elif high > low:
+        margin = 0.05 * (high - low)
+        axes.set_ylim(low - margin, high + margin)

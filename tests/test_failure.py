@@ -131,3 +131,11 @@ def test_too_few_checkpoints_are_refused():
     learner.compile("sgd", loss=problem.loss)
     with pytest.raises(ValueError, match="Expected max_checkpoints to be at least 128"):
         learner.meta_gradients(problem.episodes)
+
+
+def test_the_sentence_has_none_of_the_quotes_of_tensorflow():
+    learner, episodes = learner_of(SOLVERS["descent"]())
+    with pytest.raises(amaml.AdaptationError) as raised:
+        learner.fit(tf.data.Dataset.from_tensors(poisoned(episodes)), verbose=0)
+    assert "of 50: values became infinite or NaN" in str(raised.value)
+    assert not set(str(raised.value)) & set('"\\')

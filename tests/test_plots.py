@@ -47,3 +47,16 @@ def test_draws_a_curve_and_a_band_for_each_method(tmp_path):
 def test_refuses_to_draw_no_curve(tmp_path, curves_):
     with pytest.raises(ValueError, match="Expected at least one curve, each with points"):
         plots.plot_curves(curves_, tmp_path / "figure.png", xlabel="", ylabel="")
+
+
+@pytest.mark.parametrize(
+    ("means", "scale", "low", "high"),
+    [((0.5, 1.0, 2.5), "linear", 0.4, 2.6), ((0.5, 5.0), "log", 0.445, 5.61)],
+)
+def test_the_height_is_that_of_the_means(means, scale, low, high):
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    plots._fit_height(axes, means)
+    assert axes.get_yscale() == scale
+    np.testing.assert_allclose(axes.get_ylim(), (low, high), rtol=1e-2)
