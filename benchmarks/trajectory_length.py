@@ -279,7 +279,7 @@ def write(
 
 
 def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Draws time, memory, evaluations and error against T."""
+    """Draws time, memory, evaluations and error against T: a colour a solver, a dash an adjoint."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -291,18 +291,21 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
         "gradients": "gradients of the support loss",
         "error": "relative error of the meta-gradient",
     }
-    figure, axes = plt.subplots(1, len(panels), figsize=(14, 3.4), layout="constrained")
+    dashes = {"discrete": "-", "continuous": "--", "backsolve": ":"}
+    solvers = list(dict.fromkeys(solver for solver, _, _ in CASES.values()))
+    figure, axes = plt.subplots(1, len(panels), figsize=(14, 3.8), layout="constrained")
     for axis, (key, label) in zip(axes, panels.items(), strict=True):
-        for name in CASES:
+        for name, (solver, adjoint, _) in CASES.items():
             points = [(r["final_time"], r[key]) for r in rows if r["case"] == name and key in r]
             if points:
-                axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
+                line = {"color": f"C{solvers.index(solver)}", "linestyle": dashes[adjoint]}
+                axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, **line)
         axis.set(xscale="log", yscale="log", xlabel="final time T", title=label)
         axis.title.set_fontsize(10)
         axis.grid(alpha=0.3)
     axes[1].set_yscale("linear")
     axes[1].set_ylim(bottom=0)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=150)
 
 
