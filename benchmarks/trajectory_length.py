@@ -120,8 +120,10 @@ def measure(solver: str, adjoint: str, final_time: float) -> dict[str, Any]:
     memory = PeakMemory()
     seconds: list[float] = []
     while sum(seconds) < 2 and len(seconds) < 20:
-        seconds.append(seconds_of(call))
-    peak, result = memory.stop(), call()
+        start = time.perf_counter()
+        result = call()
+        seconds.append(time.perf_counter() - start)
+    peak = memory.stop()
     forward, backward = result.diagnostics.forward, result.diagnostics.backward
     return {
         "seconds": statistics.median(seconds),
@@ -137,24 +139,22 @@ def measure(solver: str, adjoint: str, final_time: float) -> dict[str, Any]:
     }
 
 
-def time_in_turn(times: list[float]) -> dict[str, dict[float, list[float]]]:
-    """Returns the seconds of what is to be compared, by case and T, one number a round.
+def time_in_turn(times: list[float]) -> dict[str, dict[str, list[float]]]:
+    """Returns the seconds of what is to be compared, by case and T (as text), one number a round.
 
     Cases take turns within a round, so that what slows the machine for a while slows all of them.
     """
     calls = {
-        (name, final_time): meta_gradient_of(*CASES[name][:2], final_time)
+        (name, f"{final_time:g}"): meta_gradient_of(*CASES[name][:2], final_time)
         for name in CASES_IN_TURN
         for final_time in times
     }
     for call in calls.values():
         call()  # compiles it
-    found: dict[str, dict[float, list[float]]] = {
-        name: {final_time: [] for final_time in times} for name in CASES_IN_TURN
-    }
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in CASES_IN_TURN}
     for number in range(_ROUNDS):
         for (name, final_time), call in calls.items():
-            seconds = found[name][final_time]
+            seconds = found[name].setdefault(final_time, [])
             if number < _SLOW_ROUNDS or seconds[0] < _SLOW:
                 seconds.append(seconds_of(call))
     return found

@@ -2,7 +2,7 @@
 
 Every row has its own time, step size and status: a hard task does not shorten the steps of the
 others, and a task that fails does not stop them. What the rows share are the passes of the loop,
-so the wall time of a batch is that of its slowest row, and never more.
+each of which waits for the row with the most stages: `docs/numerics.md` says what that costs.
 """
 
 from __future__ import annotations
@@ -168,7 +168,6 @@ def integrate(
     num_fixed = None
     if not solver.adaptive:
         num_fixed = tf.convert_to_tensor(num_fixed_steps(solver.step_size, tf.reduce_max(t1 - t0)))
-
     problem = _Problem(solver, system, t0, t1, num_fixed, capacity, keep_points)
 
     def condition(loop: _Loop) -> tf.Tensor:
