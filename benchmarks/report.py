@@ -184,8 +184,8 @@ def _failures(outcomes: Sequence[Outcome]) -> Iterable[str]:
         if (count := result.get("evaluation", {}).get("num_failed_episodes"))
     ]
     refused = [
-        f"- {outcome.method.label} with {_settings(outcome, settings)}, the first choice of the "
-        f"search, gave way to the next: {reason}"
+        f"- {outcome.method.label} with {_settings(outcome, settings)}, better in the search than "
+        f"what was chosen, gave way: {reason}"
         for outcome in outcomes
         for settings, reason in outcome.refused
     ]

@@ -118,9 +118,7 @@ def test_a_choice_that_diverges_in_the_end_gives_way_to_the_next(call, tmp_path,
     assert call(*flags, method, f"--output={tmp_path}") is None
     table = (tmp_path / "table.md").read_text()
     assert "| 2 of 2 | step_size=0.1 |" in table
-    sentence = (
-        "MAML with step_size=0.2, the first choice of the search, gave way to the next: it div"
-    )
+    sentence = "MAML with step_size=0.2, better in the search than what was chosen, gave way: it"
     assert sentence in table
 
 
