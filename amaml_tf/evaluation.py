@@ -67,10 +67,18 @@ def _quantile(degrees_of_freedom: int) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class CurvePoint:
-    """Query loss and metrics by name, `at` a time or a number of steps of adaptation."""
+    """Query loss and metrics by name, `at` a time or a number of steps of adaptation.
+
+    Attributes:
+        at: when.
+        measures: means, with their intervals.
+        values: what they are the means of, one value an episode, or one a task where tasks come
+            back: to compare learners on the same tasks, pair by pair.
+    """
 
     at: float
     measures: dict[str, Estimate]
+    values: dict[str, list[float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,14 +134,14 @@ class Evaluation:
         return "\n".join(rows)
 
     def write(self, path: str | os.PathLike[str], **context: Any) -> None:
-        """Writes the numbers, and `context` (what they are of), to a JSON file.
+        """Writes the estimates, and `context` (what they are of), to a JSON file.
 
         The curve goes to a CSV file of that name beside it as well: columns `time` or `step`,
         `metric`, `mean` and `half_width`, a row for every point and metric.
         """
         values = {**context, "confidence": 0.95, **dataclasses.asdict(self)}
         values["curve"] = [
-            {self.unit: point.at, **dataclasses.asdict(point)["measures"]} for point in self.curve
+            {self.unit: point["at"], **point["measures"]} for point in values["curve"]
         ]
         write_atomically(path, json.dumps(values, indent=2) + "\n")
         write_atomically(pathlib.Path(path).with_suffix(".csv"), self._csv())
@@ -294,21 +302,24 @@ def _summary(values: dict[str, Any], run: _Run, task_indices: np.ndarray | None)
     fine = values["arrived"]
     tasks = None if task_indices is None else np.asarray(task_indices)[: fine.size][fine]
 
-    def estimate(each: np.ndarray) -> Estimate:
-        return Estimate.of(each[fine] if tasks is None else _means_of_tasks(each[fine], tasks))
+    def counted(each: np.ndarray) -> np.ndarray:
+        return each[fine] if tasks is None else _means_of_tasks(each[fine], tasks)
 
-    measures = tf.nest.map_structure(estimate, values["curve"])
-    ats = (0.0, *run.ends)
+    curve = []
+    for at, point in zip((0.0, *run.ends), values["curve"], strict=True):
+        each = {name: counted(found) for name, found in point.items()}
+        measures = {name: Estimate.of(found) for name, found in each.items()}
+        curve.append(CurvePoint(at, measures, {name: v.tolist() for name, v in each.items()}))
     num_episodes = int(fine.sum())
     return Evaluation(
         num_episodes=num_episodes,
         num_failed_episodes=int(fine.size) - num_episodes,
         num_tasks=None if tasks is None else np.unique(tasks).size,
-        before=measures[0],
-        after=measures[-1],
-        gradient_evaluations=estimate(values["gradient_evaluations"]),
+        before=curve[0].measures,
+        after=curve[-1].measures,
+        gradient_evaluations=Estimate.of(counted(values["gradient_evaluations"])),
         unit=run.unit,
-        curve=[CurvePoint(at, each) for at, each in zip(ats, measures, strict=True)],
+        curve=curve,
     )
 
 

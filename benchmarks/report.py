@@ -12,10 +12,13 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from amaml_tf import plots
 from amaml_tf.evaluation import Estimate
 from amaml_tf.files import write_atomically
 from benchmarks.methods import Method
+from benchmarks.paired import differences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +110,8 @@ def sign(metric: str) -> int:
     return -1 if metric == "accuracy" else 1
 
 
-def stopped(outcome: Outcome, metric: str) -> tuple[float, Spread] | None:
-    """Where validation tasks say that adaptation should end, and the test tasks' metric there."""
+def best_stop(outcome: Outcome, metric: str) -> int | None:
+    """At which point of the curve validation tasks say that adaptation should end."""
     finished = [each for each in outcome.finished if each["validation"] is not None]
     if not finished:
         return None
@@ -117,52 +120,86 @@ def stopped(outcome: Outcome, metric: str) -> tuple[float, Spread] | None:
         for each in finished
     ]
     means = [sign(metric) * statistics.fmean(values) for values in zip(*curves, strict=True)]
-    best = means.index(min(means))
-    points = [each["evaluation"]["curve"][best] for each in finished]
+    return means.index(min(means))
+
+
+def stopped(outcome: Outcome, metric: str) -> tuple[float, Spread] | None:
+    """The time or steps of `best_stop`, and the test tasks' metric there."""
+    best = best_stop(outcome, metric)
+    if best is None:
+        return None
+    points = [each["evaluation"]["curve"][best] for each in outcome.finished]
     return points[0]["at"], Spread.of([point["measures"][metric] for point in points])
+
+
+def _values_of_tasks(outcome: Outcome, metric: str, point: int | None) -> np.ndarray | None:
+    """The metric of every test task at a point of the curve, the mean over the seeds."""
+    if point is None or not outcome.finished:
+        return None
+    curves = [each["evaluation"]["curve"] for each in outcome.finished]
+    seeds = [curve[point]["values"][metric] for curve in curves]
+    same = len({len(values) for values in seeds}) == 1  # failed episodes are left out
+    return np.mean(seeds, axis=0) if same else None
 
 
 # -- the table ----------------------------------------------------------------------------------
 
 
 def _table(outcomes: Sequence[Outcome], metric: str) -> Iterable[str]:
-    intervals = "± seeds | ± tasks"
+    intervals = "± seeds | ± tasks | to best"
     yield (
         f"| method | {metric} after adaptation | {intervals} | before | meta-steps "
         f"| {metric}, stopped | {intervals} | at | s | s first | gradients | seeds | chosen |"
     )
-    yield "|---" * 15 + "|"
-    for outcome in outcomes:
-        yield _row(outcome, metric)
+    yield "|---" * 17 + "|"
+    ends = [_values_of_tasks(outcome, metric, -1) for outcome in outcomes]
+    stops = [_values_of_tasks(o, metric, best_stop(o, metric)) for o in outcomes]
+    to_best = [[_difference(d) for d in differences(v, sign(metric))] for v in (ends, stops)]
+    for outcome, at_end, at_stop in zip(outcomes, *to_best, strict=True):
+        yield _row(outcome, metric, at_end, at_stop)
     yield (
         f"\nMean {metric} of unseen test tasks over the seeds; the same episodes for every method "
         "and seed. ± seeds: half width of the 95% interval of Student's t over the seeds' means "
         "(from three seeds on). ± tasks: mean over the seeds of the half width of the 95% interval "
-        "over tasks, which bounds that of the mean from above. stopped: the same if adaptation "
+        "over tasks, which bounds that of the mean from above. to best: difference to the best "
+        "method on the same tasks, pair by pair, of means over the seeds, with the half width of "
+        "its 95% interval over tasks. stopped: the same if adaptation "
         "ends where it is best for validation tasks (at: steps or time). s: seconds of training, "
         "without the first meta-step (s first), which is compilation for the most part. gradients: "
         "of the support loss, in one inner run of training. seeds: runs that finished, of all."
     )
 
 
-def _row(outcome: Outcome, metric: str) -> str:
+def _row(outcome: Outcome, metric: str, at_end: str, at_stop: str) -> str:
     finished, spreads = outcome.finished, summary(outcome, metric)
     cells = [outcome.method.label]
     if spreads:
         after, before = spreads["after"], spreads["before"]
-        numbers = [(after.mean, 4), (after.seeds, 2), (after.episodes, 2), (before.mean, 4)]
-        cells += [_number(*each) for each in numbers]
+        cells += [*_spread(after), at_end, _number(before.mean, 4)]
         cells.append(_number(_mean(each["meta_steps"] for each in finished), 3))
         at, there = stopped(outcome, metric) or (math.nan, Spread(math.nan, math.nan, math.nan))
-        numbers = [(there.mean, 4), (there.seeds, 2), (there.episodes, 2), (at, 4)]
-        cells += [_number(*each) for each in numbers]
+        cells += [*_spread(there), at_stop, _number(at, 4)]
         names = ("seconds", "first_step_seconds", "training_gradient_evaluations")
         cells += [_number(_mean(each[name] for each in finished), 3) for name in names]
     else:
-        cells += ["failed", *["" for _ in range(11)]]
+        cells += ["failed", *["" for _ in range(13)]]
     chosen = _settings(outcome, outcome.chosen or {})
     cells += [f"{len(finished)} of {len(outcome.results)}", chosen]
     return "| " + " | ".join(cells) + " |"
+
+
+def _spread(spread: Spread) -> list[str]:
+    numbers = [(spread.mean, 4), (spread.seeds, 2), (spread.episodes, 2)]
+    return [_number(*each) for each in numbers]
+
+
+def _difference(difference: Estimate | None) -> str:
+    """Such as "+0.0021 ± 0.0034"; nothing for what is not known, and for the best itself."""
+    if difference is None:
+        return ""
+    if difference.mean == difference.half_width == 0:
+        return "best"
+    return f"{difference.mean:+.2g} ± {_number(difference.half_width, 2)}"
 
 
 def _settings(outcome: Outcome, settings: Mapping[str, Any]) -> str:

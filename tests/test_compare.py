@@ -8,11 +8,14 @@ import pathlib
 import re
 import sys
 
+import numpy as np
 import pytest
 from absl.testing import flagsaver
 
+from amaml_tf.evaluation import Estimate
 from amaml_tf.experiment import Experiment
 from benchmarks import compare, methods, runs
+from benchmarks.paired import differences
 from benchmarks.report import Outcome, Spread, stopped
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs" / "compare"
@@ -68,6 +71,10 @@ def test_compares_and_does_nothing_twice(call, tmp_path, monkeypatch, capsys):
     assert "step_size=0.1 |" in table  # chosen, because the other candidate failed
     assert re.search(r"step_size=1e\+30 \| failed: \S+", table)
     assert str(tmp_path) not in table
+    rows = [line.split(" | ") for line in table.splitlines()[2:4]]
+    to_best = sorted(row[4] for row in rows)
+    assert to_best[1] == "best"
+    assert re.fullmatch(r"\+[\d.e-]+ ± [\d.e-]+", to_best[0])
     found = json.loads((tmp_path / "results.json").read_text())
     assert [each["label"] for each in found["methods"]] == ["Plain MAML", "Reptile"]
     assert found["methods"][0]["runs"]["1"]["meta_steps"] == 4
@@ -93,6 +100,20 @@ def test_compares_and_does_nothing_twice(call, tmp_path, monkeypatch, capsys):
     assert "final runs: 4 runs, 0 to do" in capsys.readouterr().out
     words = call(*TINY, f"--output={tmp_path}", "--num_meta_steps=5")
     assert "got other values of num_meta_steps; pass the old ones, or another --output" in words
+
+
+def test_methods_are_compared_task_by_task():
+    easy_and_hard = np.array([0.0, 10.0, 20.0, 30.0])
+    better, worse = easy_and_hard, easy_and_hard + np.array([0.9, 1.1, 0.9, 1.1])
+    to_best = differences([worse, None, better, better[:3] + 20], sign=1)
+    assert to_best[0].mean == pytest.approx(1)
+    # Student's 97.5% quantile with 3 degrees of freedom, times the deviation 0.2/√3 over √4.
+    assert to_best[0].half_width == pytest.approx(3.182446 * (0.2 / 3**0.5) / 2, rel=1e-6)
+    assert to_best[2] == Estimate(0, 0)
+    assert to_best[1] is None
+    assert to_best[3] is None
+    assert differences([worse, better], sign=-1)[1].mean == pytest.approx(-1)
+    assert differences([None], sign=1) == [None]
 
 
 def test_a_choice_that_diverges_in_the_end_gives_way_to_the_next(call, tmp_path, monkeypatch):

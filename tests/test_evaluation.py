@@ -153,6 +153,9 @@ def test_a_curve_begins_before_adaptation_and_ends_after_it(learner):
     assert (along.unit, [point.at for point in along.curve]) == ("time", [0, 0.1, 0.2])
     assert along.curve[0].measures == along.before == plain.before
     assert along.curve[-1].measures == along.after
+    values = along.curve[-1].values["loss"]
+    assert len(values) == along.num_episodes
+    assert Estimate.of(values) == along.after["loss"]
     for name, estimate in plain.after.items():
         np.testing.assert_allclose(along.after[name].mean, estimate.mean, rtol=1e-6)
     assert along.gradient_evaluations == plain.gradient_evaluations
