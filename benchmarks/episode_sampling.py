@@ -34,6 +34,7 @@ _CONFIGS = flags.DEFINE_list(
         "configs/sinusoid.cfg",
         "configs/cosmixture.cfg",
         "configs/alpine.cfg",
+        "configs/movielens_100k.cfg",
         "configs/omniglot_5way_1shot_small.cfg",
     ],
     "Flag files of amaml-train.",
