@@ -88,7 +88,9 @@ def plot_curves(
     ylabel: str,
     title: str | None = None,
 ) -> None:
-    """Draws what adaptation gains on its way, with 95% bands, a colour for each method.
+    """Draws what adaptation gains on its way, with 95% bands.
+
+    Each method has a colour of its own; from the eleventh on lines are dashed.
 
     The axis along is logarithmic but for a straight piece from 0 to the first point above 0. The
     one up is logarithmic where the means differ by a factor of ten or more, and ends with the
@@ -112,17 +114,19 @@ def plot_curves(
             f"{ {name: len(curve) for name, curve in curves.items()} } points; pass the curve of "
             "an evaluation."
         )
+    from matplotlib import cycler, rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.0, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    axes.set_prop_cycle(cycler(linestyle=["-", "--"]) * rcParams["axes.prop_cycle"])
     for name, curve in curves.items():
         x, mean, half_width = np.asarray(curve, float).T
-        (line,) = axes.plot(x, mean, "o-", markersize=3, linewidth=1.5, label=name)
+        (line,) = axes.plot(x, mean, marker="o", markersize=3, linewidth=1.5, label=name)
         axes.fill_between(
-            x, mean - half_width, mean + half_width, color=line.get_color(), alpha=0.2, linewidth=0
+            x, mean - half_width, mean + half_width, color=line.get_color(), alpha=0.1, linewidth=0
         )
     axes.set_xscale("symlog", linthresh=smallest, linscale=0.5)
     axes.set_xlim(left=0)

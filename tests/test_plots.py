@@ -1,5 +1,7 @@
 """Figures: what is drawn of what."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,14 @@ def test_draws_a_curve_and_a_band_for_each_method(tmp_path):
     drawn = path.read_bytes()
     for text in ("one", "another", "steps", "nRMSE", "A title"):
         assert f"<!-- {text} -->".encode() in drawn
+
+
+def test_no_two_of_many_curves_look_the_same(tmp_path):
+    curves = {f"method {n}": [(0, 1.0, 0.0), (1, 0.1 + n, 0.0)] for n in range(12)}
+    plots.plot_curves(curves, tmp_path / "curves.svg", xlabel="steps", ylabel="nRMSE")
+    drawn = (tmp_path / "curves.svg").read_text()
+    styles = re.findall(r'style="(fill: none; [^"]*stroke-width: 1.5[^"]*)"', drawn)
+    assert len(set(styles)) == 12
 
 
 @pytest.mark.parametrize("curves_", [{}, {"one": []}, {"one": [(0, 1.0, 0.1)]}])
