@@ -114,9 +114,10 @@ def plot_curves(
             f"{ {name: len(curve) for name, curve in curves.items()} } points; pass the curve of "
             "an evaluation."
         )
-    from matplotlib import cycler, rcParams
+    from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.rcsetup import cycler
 
     figure = Figure(figsize=(6.0, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
