@@ -90,7 +90,7 @@ def plot_curves(
 ) -> None:
     """Draws what adaptation gains on its way, with 95% bands.
 
-    Each method has a colour of its own; from the eleventh on lines are dashed.
+    Ten methods have a colour each; the next ten have the same colours, and dashed lines.
 
     The axis along is logarithmic but for a straight piece from 0 to the first point above 0. The
     one up is logarithmic where the means differ by a factor of ten or more, and ends with the

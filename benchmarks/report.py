@@ -134,12 +134,11 @@ def stopped(outcome: Outcome, metric: str) -> tuple[float, Spread] | None:
 
 def _values_of_tasks(outcome: Outcome, metric: str, point: int | None) -> np.ndarray | None:
     """The metric of every test task at a point of the curve, the mean over the seeds."""
-    if point is None or not outcome.finished:
+    evaluations = [each["evaluation"] for each in outcome.finished]
+    # Episodes that failed are left out, and the values no longer stand at the places of others'.
+    if point is None or not evaluations or any(e["num_failed_episodes"] for e in evaluations):
         return None
-    curves = [each["evaluation"]["curve"] for each in outcome.finished]
-    seeds = [curve[point]["values"][metric] for curve in curves]
-    same = len({len(values) for values in seeds}) == 1  # failed episodes are left out
-    return np.mean(seeds, axis=0) if same else None
+    return np.mean([each["curve"][point]["values"][metric] for each in evaluations], axis=0)
 
 
 # -- the table ----------------------------------------------------------------------------------
@@ -194,7 +193,7 @@ def _spread(spread: Spread) -> list[str]:
 
 
 def _difference(difference: Estimate | None) -> str:
-    """Such as "+0.0021 ± 0.0034"; nothing for what is not known, and for the best itself."""
+    """Such as "+0.0021 ± 0.0034"; "best" for the best itself, nothing for what is not known."""
     if difference is None:
         return ""
     if difference.mean == difference.half_width == 0:
