@@ -47,6 +47,18 @@ _BUDGET_SECONDS = flags.DEFINE_float(
     "Seconds of training, from the end of the first meta-step (so without compilation) and without "
     "evaluations. Training also ends after --num_meta_steps.",
 )
+_BUDGET_DECAY = flags.DEFINE_bool(
+    "budget_decay",
+    False,
+    "The meta learning rate falls to 0 along a cosine over --budget_seconds, as it does with "
+    "--decay_steps over meta-steps.",
+)
+_SEARCH_BUDGET_SECONDS = flags.DEFINE_float(
+    "search_budget_seconds",
+    None,
+    "Seconds of training of the search's runs, in place of --search_meta_steps: where the budget "
+    "is of seconds, so should the search be.",
+)
 _CURVE_POINTS = flags.DEFINE_integer(
     "curve_points", 5, "How often to measure during training, each time after twice as much of it."
 )
@@ -86,6 +98,7 @@ class Comparison:
 
     def check(self) -> None:
         """Raises ValueError if the settings of a candidate are wrong."""
+        _check_budget(self._shared["decay_steps"])
         for method in self._methods:
             for number, settings in enumerate(method.candidates()):
                 experiment = self._search_run(method, number, settings).experiment()
@@ -147,11 +160,14 @@ class Comparison:
     def _search_run(self, method: Method, number: int, settings: dict[str, Any]) -> Run:
         run = self._shared | settings
         run |= {"seed": _SEARCH_SEED.value, "eval_split": "validation"}
+        name = f"search/{method.folder}/candidate_{number}"
         # A search run is a short final run: its learning rate falls as far.
-        for name in ("num_meta_steps", "decay_steps"):
-            if run[name] is not None:
-                run[name] = min(run[name], _SEARCH_META_STEPS.value)
-        return Run(f"search/{method.folder}/candidate_{number}", run)
+        if _SEARCH_BUDGET_SECONDS.value is not None:
+            return Run(name, run, _SEARCH_BUDGET_SECONDS.value, _BUDGET_DECAY.value)
+        for steps in ("num_meta_steps", "decay_steps"):
+            if run[steps] is not None:
+                run[steps] = min(run[steps], _SEARCH_META_STEPS.value)
+        return Run(name, run)
 
     def _finals(self, method: Method, ranked: list[int]) -> list[Run]:
         settings = self._chosen(method, ranked)
@@ -162,6 +178,7 @@ class Comparison:
                 f"runs/{method.folder}/candidate_{ranked[0]}/seed_{seed}",
                 self._shared | settings | {"seed": int(seed), "eval_split": "test"},
                 _BUDGET_SECONDS.value,
+                _BUDGET_DECAY.value,
                 _CURVE_POINTS.value,
                 _CURVE_EPISODES.value,
             )
@@ -214,6 +231,30 @@ class Comparison:
             print(f"{run.name:44} {_numbers(result, self._metric)}  ({left} left)", flush=True)
 
         doer.do(missing, report)
+
+
+def _check_budget(decay_steps: int | None) -> None:
+    budget, search, decay = _BUDGET_SECONDS, _SEARCH_BUDGET_SECONDS, _BUDGET_DECAY.value
+    for flag in (budget, search):
+        if flag.value is not None and not flag.value > 0:
+            raise ValueError(
+                f"Expected --{flag.name} above 0, got {flag.value:g}; pass a positive number."
+            )
+    if (decay or search.value is not None) and budget.value is None:
+        name = _BUDGET_DECAY.name if decay else search.name
+        raise ValueError(
+            f"Expected --budget_seconds with --{name}, got none; pass the seconds of a final run."
+        )
+    if decay and search.value is None:
+        raise ValueError(
+            f"Expected --{search.name} with --budget_decay, got none; pass the seconds of a run of "
+            "the search, over which its rate falls as that of a final run does."
+        )
+    if decay and decay_steps is not None:
+        raise ValueError(
+            f"Expected --budget_decay or --decay_steps, got both ({decay_steps} steps); leave one "
+            "out: the rate falls over seconds, or over meta-steps."
+        )
 
 
 def _numbers(result: dict[str, Any], metric: str) -> str:

@@ -38,6 +38,7 @@ class Run:
         name: its folder inside the comparison's.
         settings: all fields of its Experiment. Training ends after `num_meta_steps`.
         budget_seconds: training ends after so many, if that comes first; None: it does not.
+        decay: the meta learning rate falls to 0 along a cosine over `budget_seconds`.
         curve_points: how many times to pause and measure test episodes on the way.
         num_curve_episodes: how many episodes each time.
     """
@@ -45,6 +46,7 @@ class Run:
     name: str
     settings: dict[str, Any]
     budget_seconds: float | None = None
+    decay: bool = False
     curve_points: int = 0
     num_curve_episodes: int = 20
 
@@ -113,6 +115,10 @@ def _train_and_measure(
 ) -> dict[str, Any]:
     learner = experiment.make_learner(family)
     clock = Clock(workdir, Checkpoints(learner, workdir).restore())
+    if run.decay and run.budget_seconds is not None:
+        clock.schedule = keras.optimizers.schedules.CosineDecay(
+            experiment.meta_learning_rate, run.budget_seconds
+        )
     path = workdir / "curve.json"
     curve = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     for number, share in enumerate(_shares(run.curve_points)):
@@ -188,7 +194,8 @@ class Clock(keras.callbacks.Callback):
 
     The first meta-step of each process is compilation for the most part and is counted apart;
     evaluations, logs and checkpoints are not counted. A run that goes on has the count of the
-    checkpoint that it goes on from.
+    checkpoint that it goes on from. A `schedule`, if there is one, gives the meta learning rate at
+    every second.
 
     Args:
         workdir: of the run.
@@ -199,6 +206,7 @@ class Clock(keras.callbacks.Callback):
         super().__init__()
         self._path = workdir / CLOCK_FILE
         self.limit = math.inf
+        self.schedule: keras.optimizers.schedules.LearningRateSchedule | None = None
         self.step, self.seconds, self.first_step_seconds = step, 0.0, 0.0
         self._is_first = True
         self._start = 0.0
@@ -210,6 +218,8 @@ class Clock(keras.callbacks.Callback):
             self.seconds = max(self._seconds_at.values(), default=0.0)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.schedule is not None:
+            self.model.optimizer.learning_rate = float(self.schedule(self.seconds))
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:

@@ -171,9 +171,42 @@ def test_a_budget_of_seconds_ends_the_training(tmp_path):
     assert 0.2 <= result["seconds"] < 2
 
 
+def test_the_rate_falls_over_the_budget_of_seconds(tmp_path, monkeypatch):
+    rates = []
+    began = runs.Clock.on_train_batch_begin
+
+    def noted(clock, *arguments, **named):
+        began(clock, *arguments, **named)
+        rates.append((clock.seconds, float(clock.model.optimizer.learning_rate)))
+
+    monkeypatch.setattr(runs.Clock, "on_train_batch_begin", noted)
+    settings = dataclasses.asdict(dataclasses.replace(SMALL, num_meta_steps=10**6))
+    runs.execute(runs.Run("run", settings, budget_seconds=0.2, decay=True), tmp_path)
+    first = SMALL.meta_learning_rate
+    assert rates[0] == (0, pytest.approx(first))
+    for seconds, rate in rates:
+        expected = first * (1 + math.cos(math.pi * seconds / 0.2)) / 2
+        assert rate == pytest.approx(expected, rel=1e-4, abs=1e-6 * first)
+    assert rates[-1][1] < 0.5 * first
+
+
+def test_a_budget_of_seconds_is_that_of_the_search_too(new_flags, tmp_path):
+    new_flags(["compare", *TINY, "--budget_seconds=9", "--search_budget_seconds=2"])
+    found = methods.parse_methods(new_flags.method, new_flags.search)
+    comparison = compare.Comparison(compare.commands.experiment(), found, tmp_path, "rmse")
+    for method in found:
+        for run in comparison._searches(method):
+            assert (run.budget_seconds, run.decay) == (2, False)
+        for run in comparison._finals(method, [0]):
+            assert run.budget_seconds == 9
+
+
 @pytest.mark.parametrize(
     ("flag", "sentence"),
     [
+        ("--budget_seconds=-1", "Expected --budget_seconds above 0, got -1; pass"),
+        ("--search_budget_seconds=1", "Expected --budget_seconds with --search_budget_seconds"),
+        ("--budget_decay", "Expected --budget_seconds with --budget_decay, got none; pass"),
         ("--method=no colon", "Expected --method to be a label, a colon and settings, got"),
         ("--method=A: algorithm", "Expected NAME=VALUE in --method=A, got 'algorithm'; add"),
         ("--method=A: colour=red", "Expected the name of a setting .*, got 'colour'; --help"),
