@@ -172,7 +172,7 @@ def test_a_budget_of_seconds_ends_the_training(tmp_path):
 
 
 def test_the_rate_falls_over_the_budget_of_seconds(tmp_path, monkeypatch):
-    rates = []
+    rates: list[tuple[float, float]] = []
     began = runs.Clock.on_train_batch_begin
 
     def noted(clock, *arguments, **named):
@@ -183,7 +183,8 @@ def test_the_rate_falls_over_the_budget_of_seconds(tmp_path, monkeypatch):
     settings = dataclasses.asdict(dataclasses.replace(SMALL, num_meta_steps=10**6))
     runs.execute(runs.Run("run", settings, budget_seconds=0.2, decay=True), tmp_path)
     first = SMALL.meta_learning_rate
-    assert rates[0] == (0, pytest.approx(first))
+    assert rates[0][0] == 0
+    assert rates[0][1] == pytest.approx(first)
     for seconds, rate in rates:
         expected = first * (1 + math.cos(math.pi * seconds / 0.2)) / 2
         assert rate == pytest.approx(expected, rel=1e-4, abs=1e-6 * first)
