@@ -102,7 +102,7 @@ def evaluate_and_report(
     settings: Experiment, family: TaskFamily, learner: MetaLearner, step: int, path: pathlib.Path
 ) -> Evaluation:
     """Evaluates as `settings` say, prints the table and writes the numbers to `path`."""
-    evaluation = settings.evaluate(learner, family)
+    evaluation = settings.evaluate(settings.make_evaluator(learner, family), family)
     print(f"\nUnseen tasks ({settings.eval_split} split) after meta-step {step}:")
     print(evaluation.table())
     path.parent.mkdir(parents=True, exist_ok=True)

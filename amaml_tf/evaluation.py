@@ -192,28 +192,56 @@ def evaluate(
         ValueError: there are too few episodes, or times, optimizer and steps do not fit.
         AdaptationError: the adaptation of a task fails, and the learner is not to drop such tasks.
     """
-    run = _run_of(learner, times, optimizer, steps, all_layers)
-    if task_indices is not None and len(task_indices) < num_episodes:
-        raise ValueError(
-            f"Expected the task_indices of {num_episodes} episodes, got {len(task_indices)}; give "
-            "one for each, or None."
-        )
-    measure = _per_episode(metrics)
-    batches: list[dict[str, Any]] = []
-    count = 0
-    for batch in episodes:
-        values = tf.nest.map_structure(np.asarray, _values(run, batch, measure))
-        batches.append(values)
-        count += values["arrived"].size
-        if count >= num_episodes:
-            break
-    if count < num_episodes:
-        raise ValueError(
-            f"Expected {num_episodes} episodes to evaluate on, got {count}; give more, or ask for "
-            "fewer."
-        )
-    whole = tf.nest.map_structure(lambda *parts: np.concatenate(parts)[:num_episodes], *batches)
-    return _summary(whole, run, task_indices)
+    evaluator = Evaluator(learner, metrics, times, optimizer, steps, all_layers)
+    return evaluator(episodes, num_episodes, task_indices)
+
+
+class Evaluator:
+    """`evaluate` for a learner that is measured again and again: its programs are compiled once.
+
+    Every call measures the learner as it is then. Arguments and errors are those of `evaluate`.
+    """
+
+    def __init__(
+        self,
+        learner: MetaLearner,
+        metrics: Sequence[keras.metrics.Metric] = (),
+        times: Sequence[float] | None = None,
+        optimizer: keras.optimizers.Optimizer | None = None,
+        steps: Sequence[int] | None = None,
+        all_layers: bool = False,
+    ) -> None:
+        self._make_run = _run_of(learner, times, optimizer, steps, all_layers)
+        self._measure = _per_episode(metrics)
+
+    def __call__(
+        self,
+        episodes: Iterable[Any],
+        num_episodes: int = 600,
+        task_indices: np.ndarray | None = None,
+    ) -> Evaluation:
+        """Returns the `Evaluation` on these episodes."""
+        if task_indices is not None and len(task_indices) < num_episodes:
+            raise ValueError(
+                f"Expected the task_indices of {num_episodes} episodes, got {len(task_indices)}; "
+                "give one for each, or None."
+            )
+        run = self._make_run()
+        batches: list[dict[str, Any]] = []
+        count = 0
+        for batch in episodes:
+            values = tf.nest.map_structure(np.asarray, _values(run, batch, self._measure))
+            batches.append(values)
+            count += values["arrived"].size
+            if count >= num_episodes:
+                break
+        if count < num_episodes:
+            raise ValueError(
+                f"Expected {num_episodes} episodes to evaluate on, got {count}; give more, or ask "
+                "for fewer."
+            )
+        whole = tf.nest.map_structure(lambda *parts: np.concatenate(parts)[:num_episodes], *batches)
+        return _summary(whole, run, task_indices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +266,8 @@ def _run_of(
     optimizer: keras.optimizers.Optimizer | None,
     steps: Sequence[int] | None,
     all_layers: bool,
-) -> _Run:
+) -> Callable[[], _Run]:
+    """Returns what gives the way to adapt as of now: a learned final time changes."""
     if (optimizer is None) != (steps is None) or (times is not None and steps is not None):
         given = {"times": times, "optimizer": optimizer, "steps": steps}
         names = " and ".join(name for name, value in given.items() if value is not None)
@@ -256,17 +285,19 @@ def _run_of(
     if optimizer is not None and steps is not None:
         numbers = tuple(map(int, _in_order("steps", steps)))
         fine_tuning = FineTuning(learner, optimizer, all_layers)
-        return _Run("step", numbers, lambda b: (before(b), fine_tuning.points(b, numbers)))
+        run = _Run("step", numbers, lambda b: (before(b), fine_tuning.points(b, numbers)))
+        return lambda: run
     if times is not None:
         ends = tuple(map(float, _in_order("times", times)))
-        return _Run("time", ends, lambda b: (before(b), learner.predict_along(b, ends)))
+        run = _Run("time", ends, lambda b: (before(b), learner.predict_along(b, ends)))
+        return lambda: run
 
     def own(batch: Any) -> tuple[Any, Iterator[Point]]:
         predictions = learner.predict_episodes(batch)
         diagnostics = predictions.diagnostics.forward
         return predictions.before, iter([Point(*predictions.after, diagnostics)])
 
-    return _Run("time", (float(learner.algorithm.final_time()),), own)
+    return lambda: _Run("time", (float(learner.algorithm.final_time()),), own)
 
 
 def _in_order(name: str, numbers: Sequence[float]) -> list[float]:

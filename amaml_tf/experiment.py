@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from amaml_tf import algorithms, models, solvers, tasks
-from amaml_tf.evaluation import Evaluation, evaluate
+from amaml_tf.evaluation import Evaluation, Evaluator
 from amaml_tf.files import write_atomically
 from amaml_tf.fine_tuning import require_elementwise
 from amaml_tf.gradient_flow import GradientFlow
@@ -421,17 +421,32 @@ class Experiment:
         )
         return learner
 
+    def make_evaluator(self, learner: MetaLearner, family: tasks.TaskFamily) -> Evaluator:
+        """Returns what measures `learner`, compiled, on episodes of `family`.
+
+        Raises:
+            ValueError: as `amaml_tf.evaluation.evaluate`.
+        """
+        return Evaluator(
+            learner,
+            family.metrics(),
+            times=self.eval_times or None,
+            optimizer=self.make_eval_optimizer(),
+            steps=self.eval_steps or None,
+            all_layers=bool(self.eval_all_layers),
+        )
+
     def evaluate(
         self,
-        learner: MetaLearner,
+        evaluator: Evaluator,
         family: tasks.TaskFamily,
         split: str | None = None,
         num_episodes: int | None = None,
     ) -> Evaluation:
-        """Evaluates `learner` on unseen episodes of `family`, as the settings say.
+        """Measures on unseen episodes of `family`, as the settings say.
 
         Args:
-            learner: compiled.
+            evaluator: of `make_evaluator`; one can measure again and again.
             family: whose episodes.
             split: in place of `eval_split`.
             num_episodes: in place of `num_eval_episodes`.
@@ -446,16 +461,10 @@ class Experiment:
         if there_are is not None:
             count = min(count, there_are)  # the same episode again tells nothing
         size = min(self.eval_batch_size, count)
-        return evaluate(
-            learner,
+        return evaluator(
             family.episodes(split, batch_size=size, seed=seed, num_batches=-(-count // size)),
             count,
-            family.metrics(),
-            times=self.eval_times or None,
-            optimizer=self.make_eval_optimizer(),
-            steps=self.eval_steps or None,
-            task_indices=family.task_indices(split, seed=seed, count=count),
-            all_layers=bool(self.eval_all_layers),
+            family.task_indices(split, seed=seed, count=count),
         )
 
     def _given(self, names: tuple[str, ...]) -> dict[str, Any]:

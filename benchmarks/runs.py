@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import gc
 import inspect
 import json
@@ -17,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from amaml_tf import tasks
+from amaml_tf.evaluation import Evaluator
 from amaml_tf.experiment import Experiment
 from amaml_tf.failure import AdaptationError
 from amaml_tf.files import write_atomically
@@ -121,15 +123,18 @@ def _train_and_measure(
         )
     path = workdir / "curve.json"
     curve = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    measured = functools.partial(
+        measure, experiment, family, experiment.make_evaluator(learner, family)
+    )
     for number, share in enumerate(_shares(run.curve_points)):
         _train(run, experiment, family, learner, clock, workdir, share)
         if number >= len(curve) and run.curve_points:
-            seen = measure(experiment, family, learner, "test", run.num_curve_episodes)
+            seen = measured("test", run.num_curve_episodes)
             point = {"seconds": clock.seconds, "meta_steps": clock.step, "after": seen["after"]}
             curve.append(point)
             write_atomically(path, json.dumps(curve) + "\n")
     start = time.perf_counter()
-    final = measure(experiment, family, learner, experiment.eval_split, None)
+    final = measured(experiment.eval_split)
     seconds = time.perf_counter() - start
     has_curve = bool(experiment.eval_steps or experiment.eval_times)
     for_stopping = has_curve and experiment.eval_split == "test"
@@ -141,9 +146,7 @@ def _train_and_measure(
         "training_gradient_evaluations": _mean_of_log(workdir, "gradient_evaluations"),
         "evaluation": final,
         # How far to adapt is chosen by these.
-        "validation": measure(experiment, family, learner, "validation", None)
-        if for_stopping
-        else None,
+        "validation": measured("validation") if for_stopping else None,
         "training_curve": curve,
     }
 
@@ -249,13 +252,13 @@ class Clock(keras.callbacks.Callback):
 def measure(
     experiment: Experiment,
     family: tasks.TaskFamily,
-    learner: MetaLearner,
+    evaluator: Evaluator,
     split: str,
-    num_episodes: int | None,
+    num_episodes: int | None = None,
 ) -> dict[str, Any]:
     """Evaluates as the settings say; `num_episodes` stands in for theirs unless None."""
     try:
-        found = experiment.evaluate(learner, family, split, num_episodes)
+        found = experiment.evaluate(evaluator, family, split, num_episodes)
     except ValueError as error:
         # Settings were checked before: what is left is that not even two episodes were finite.
         raise _NotFiniteError(f"No finite losses to average. {error}") from error

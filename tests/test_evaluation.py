@@ -11,17 +11,17 @@ import tensorflow as tf
 
 import amaml_tf as amaml
 from amaml_tf import commands
-from amaml_tf.evaluation import Estimate, _per_episode, evaluate
+from amaml_tf.evaluation import Estimate, Evaluator, _per_episode, evaluate
 from amaml_tf.experiment import Experiment
 from amaml_tf.tasks import ratings
 
 FAMILY = amaml.tasks.SinusoidFamily(num_support=3, num_query=4)
 
 
-def learner_that(on_failure="raise"):
+def learner_that(**options):
     model = amaml.models.multilayer_perceptron((1,), 1, hidden_units=(4,), seed=0)
     flow = amaml.GradientFlow(
-        final_time=0.2, solver=amaml.solvers.GradientDescent(0.1), on_failure=on_failure
+        final_time=0.2, solver=amaml.solvers.GradientDescent(0.1, max_num_steps=99), **options
     )
     learner = amaml.MetaLearner(model, amaml.algorithms.AdjointMAML(flow))
     learner.compile(loss=FAMILY.loss, jit_compile="off")
@@ -201,6 +201,23 @@ def test_a_curve_along_the_steps_of_an_optimizer(learner, tmp_path):
     assert [point["step"] for point in written] == [0, 1, 2]
     assert Estimate(**written[-1]["rmse"]) == last
     assert str(evaluation.curve[1].measures["rmse"]) in evaluation.table()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"times": (0.1, 0.2)}, {"optimizer": keras.optimizers.Adam(0.1), "steps": (1, 5)}],
+    ids=["own run", "times", "steps"],
+)
+def test_an_evaluator_measures_what_the_learner_is_by_then(how):
+    learner = learner_that(learn_final_time=True)
+    evaluator = Evaluator(learner, FAMILY.metrics(), **how)
+    first = evaluator(episodes(), 15)
+    assert evaluator(episodes(), 15) == first
+    for variable in [*learner.model.trainable_variables, *learner.algorithm.variables]:
+        variable.assign(variable + 0.1)
+    second = evaluator(episodes(), 15)
+    assert second != first
+    assert second == evaluate(learner, episodes(), 15, FAMILY.metrics(), **how)
 
 
 @pytest.mark.parametrize(
