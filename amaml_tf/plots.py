@@ -119,7 +119,7 @@ def plot_curves(
     from matplotlib.figure import Figure
     from matplotlib.rcsetup import cycler
 
-    figure = Figure(figsize=(6.0, 3.8), layout="constrained")
+    figure = Figure(figsize=(6.0, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_prop_cycle(cycler(linestyle=["-", "--"]) * rcParams["axes.prop_cycle"])
@@ -135,11 +135,26 @@ def plot_curves(
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize="small")
+    axes.tick_params(labelsize="small", which="both")
     if title is not None:
         axes.set_title(title, fontsize="medium")
-    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    _add_legend(figure)
     figure.savefig(path, dpi=144)
+
+
+def _add_legend(figure: Any, most_columns: int = 4) -> None:
+    """Puts a legend below, in as many columns as fit; the figure grows by what it takes."""
+    count = len(figure.axes[0].get_legend_handles_labels()[0])
+    width, height = figure.get_size_inches()
+    for columns in range(most_columns, 0, -1):
+        figure.set_size_inches(width, height + 0.2 * -(-count // columns))  # inches a row
+        legend = figure.legend(
+            loc="outside lower center", ncols=columns, frameon=False, fontsize="small"
+        )
+        figure.draw_without_rendering()
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def _draw_task(axes: Any, task: AdaptationCurves, during: str) -> None:

@@ -53,6 +53,20 @@ def test_no_two_of_many_curves_look_the_same(tmp_path):
     assert len(set(styles)) == 12
 
 
+@pytest.mark.parametrize(("length", "columns"), [(5, 4), (12, 3), (17, 2), (90, 1)])
+def test_the_legend_has_the_columns_that_fit(length, columns):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for _ in range(13):
+        axes.plot([0, 1], label="m" * length)
+    plots._add_legend(figure)
+    (legend,) = figure.legends
+    assert len({round(text.get_window_extent().x0) for text in legend.get_texts()}) == columns
+    assert figure.get_size_inches()[1] > 3.2 + 0.15 * 13 / columns
+
+
 @pytest.mark.parametrize("curves_", [{}, {"one": []}, {"one": [(0, 1.0, 0.1)]}])
 def test_refuses_to_draw_no_curve(tmp_path, curves_):
     with pytest.raises(ValueError, match="Expected at least one curve, each with points"):
