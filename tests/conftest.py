@@ -1,6 +1,7 @@
 """Settings of the whole test run."""
 
 import os
+import pathlib
 
 import pytest
 from absl import flags
@@ -18,3 +19,12 @@ def new_flags():
     with flagsaver.flagsaver():
         flags.FLAGS.unparse_flags()
         yield flags.FLAGS
+
+
+@pytest.fixture(scope="session")
+def omniglot_dir() -> str:
+    """The `tensorflow_datasets` folder of the environment, if it holds Omniglot."""
+    folder = os.environ.get("AMAML_DATA_DIR", "")
+    if not folder or not (pathlib.Path(folder) / "omniglot").is_dir():
+        pytest.skip("set AMAML_DATA_DIR to a tensorflow_datasets folder with Omniglot")
+    return folder

@@ -1,7 +1,6 @@
 """The commands as a user meets them: flags, exit status, and one sentence for a mistake."""
 
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -236,11 +235,10 @@ def test_every_setting_has_a_flag_with_a_meaning():
         assert len(flags.FLAGS[name].help) > 10
 
 
-@pytest.mark.skipif("AMAML_DATA_DIR" not in os.environ, reason="AMAML_DATA_DIR is not set")
-def test_omniglot(call, tmp_path):
+def test_omniglot(call, tmp_path, omniglot_dir):
     arguments = (
         f"--flagfile={CONFIGS / 'omniglot_5way_1shot_small.cfg'}",
-        f"--data_dir={os.environ['AMAML_DATA_DIR']}",
+        f"--data_dir={omniglot_dir}",
         f"--workdir={tmp_path}",
         "--num_blocks=1",
         "--filters=2",

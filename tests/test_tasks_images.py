@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -14,12 +13,6 @@ from amaml_tf import tasks
 from amaml_tf.tasks import cifar_fs, class_split
 from amaml_tf.tasks.images import LabelledImages
 from amaml_tf.tasks.tfds_images import load_tfds_images
-
-DATA_DIR = os.environ.get("AMAML_DATA_DIR", "")
-HAS_OMNIGLOT = (pathlib.Path(DATA_DIR) / "omniglot").is_dir() and DATA_DIR != ""
-needs_omniglot = pytest.mark.skipif(
-    not HAS_OMNIGLOT, reason="set AMAML_DATA_DIR to a tensorflow_datasets folder with Omniglot"
-)
 
 SPLIT = {"train": list(range(10)), "validation": list(range(10, 14)), "test": list(range(14, 20))}
 
@@ -309,40 +302,36 @@ def test_data_sets_that_are_not_there(tmp_path, arguments, message):
 
 
 @pytest.fixture(scope="module")
-def omniglot():
-    return tasks.OmniglotFamily(data_dir=DATA_DIR, num_query=5)
+def omniglot(omniglot_dir):
+    return tasks.OmniglotFamily(data_dir=omniglot_dir, num_query=5)
 
 
-@needs_omniglot
 def test_omniglot_split(omniglot):
     assert omniglot.input_shape == (28, 28, 1)
     assert [omniglot.num_classes(split) for split in omniglot.splits] == [4400, 400, 1692]
 
 
-@needs_omniglot
 def test_omniglot_shows_ink_on_paper(omniglot):
     (x, _), _ = next(iter(omniglot.episodes("test", batch_size=32)))
     assert x.numpy().max() == 1
     assert 0.03 < x.numpy().mean() < 0.15
 
 
-@needs_omniglot
-def test_omniglot_needs_no_more_images_than_there_are():
+def test_omniglot_needs_no_more_images_than_there_are(omniglot_dir):
     with pytest.raises(ValueError, match=r"at most 20 support and query images .*got 5 \+ 16"):
-        tasks.OmniglotFamily(data_dir=DATA_DIR, num_support=5, num_query=16)
+        tasks.OmniglotFamily(data_dir=omniglot_dir, num_support=5, num_query=16)
 
 
-@needs_omniglot
-def test_omniglot_matches_the_reader_of_tensorflow_datasets():
+def test_omniglot_matches_the_reader_of_tensorflow_datasets(omniglot_dir):
     import tensorflow_datasets as tfds
 
     data = load_tfds_images(
-        "omniglot", DATA_DIR, tfds_splits=("train", "test"), image_size=28, channels=1
+        "omniglot", omniglot_dir, tfds_splits=("train", "test"), image_size=28, channels=1
     )
     assert data.images.shape == (32460, 28, 28, 1)
     assert np.all(np.bincount(data.labels) == 20)
     dataset = tfds.load(
-        "omniglot", split="test[-3:]", data_dir=DATA_DIR, download=False, try_gcs=False
+        "omniglot", split="test[-3:]", data_dir=omniglot_dir, download=False, try_gcs=False
     )
     for example, ours in zip(dataset.as_numpy_iterator(), data.images[-3:], strict=True):
         theirs = tf.image.resize(example["image"][..., :1], (28, 28), method="area")
