@@ -73,7 +73,13 @@ _FLOW_SETTINGS = (
     "proximal_weight",
     "on_failure",
 )
-_ALGORITHM_SETTINGS = ("num_steps", "adapted_layers", "num_cg_steps", "cg_damping")
+_ALGORITHM_SETTINGS = (
+    "num_steps",
+    "adapted_layers",
+    "shortest_time",
+    "num_cg_steps",
+    "cg_damping",
+)
 
 # Where a class's argument goes by another name, because the setting stands alone.
 _ARGUMENT_OF = {"dataset": "name"}
@@ -209,6 +215,9 @@ class Experiment:
         None, "Names of the layers that adaptation changes. Default: all."
     )
     learn_final_time: bool | None = _setting(None, "Learn T, from final_time on.")
+    shortest_time: float | None = _setting(
+        None, "adjoint_maml: spread the training tasks' times from here to final_time."
+    )
     learned_rates: str | None = _setting(None, "Learn inner rates: none, tensor or entry.")
     proximal_weight: float | None = _setting(None, "Weight of the pull to the initialization.")
     num_cg_steps: int | None = _setting(
@@ -230,6 +239,9 @@ class Experiment:
         None, "Meta-steps over which the rate falls to 0 along a cosine. Default: it stays."
     )
     clip_norm: float | None = _setting(None, "Largest norm of a meta-gradient. Default: any.")
+    task_clip_norm: float | None = _setting(
+        None, "Largest norm of one task's meta-gradient. Default: any."
+    )
     vectorize: str = _setting("auto", "Tasks of a batch as one vectorised program: auto, on, off.")
     jit_compile: str = _setting("auto", "Compile the meta-step with XLA: auto, on, off.")
     log_every: int = _setting(100, "Meta-steps between two entries of the logs.")
@@ -261,7 +273,13 @@ class Experiment:
                     f"Expected {name} to be {least} or more, got {getattr(self, name)}; pass a "
                     "larger number."
                 )
-        for name in ("meta_learning_rate", "decay_steps", "clip_norm", "eval_learning_rate"):
+        for name in (
+            "meta_learning_rate",
+            "decay_steps",
+            "clip_norm",
+            "task_clip_norm",
+            "eval_learning_rate",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(
@@ -416,6 +434,7 @@ class Experiment:
             optimizer=optimizer,
             loss=family.loss,
             metrics=family.metrics(),
+            task_clip_norm=self.task_clip_norm,
             vectorize=self.vectorize,
             jit_compile=self.jit_compile,
         )

@@ -94,6 +94,7 @@ class MetaLearner(keras.Model):
         loss: Any = None,
         metrics: list[Any] | None = None,
         *,
+        task_clip_norm: float | None = None,
         vectorize: str = "auto",
         jit_compile: str | bool = "auto",
         run_eagerly: bool = False,
@@ -106,6 +107,10 @@ class MetaLearner(keras.Model):
             loss: a Keras loss, its name, or a function of (y_true, y_pred): of the support sets,
                 by which tasks are adapted, and of the query sets.
             metrics: list of Keras metrics or their names.
+            task_clip_norm: largest norm of one task's gradient of the initialization, > 0: a
+                larger one is scaled down to it, and what the task says of the algorithm's own
+                meta-parameters with it, before the mean over tasks is taken (the optimizer's
+                `global_clipnorm` is of that mean). None: any.
             vectorize: "auto", "on" or "off": evaluate the tasks of a batch as one vectorised
                 program, or side by side. See `amaml_tf.execution`.
             jit_compile: "auto", "on" (True) or "off" (False): compile the meta-gradient with XLA.
@@ -115,6 +120,12 @@ class MetaLearner(keras.Model):
         Raises:
             ValueError: if an argument does not fit the model.
         """
+        if task_clip_norm is not None and not task_clip_norm > 0:
+            raise ValueError(
+                f"Expected task_clip_norm to be above 0, got {task_clip_norm}; pass a positive "
+                "number, or None to clip nothing."
+            )
+        self._task_clip_norm = task_clip_norm
         if isinstance(jit_compile, bool):
             jit_compile = "on" if jit_compile else "off"
         self.execution = how = execution.choose(self.model, vectorize, jit_compile)
@@ -298,7 +309,7 @@ class MetaLearner(keras.Model):
         return [tf.convert_to_tensor(v) for v in self.model.trainable_variables]
 
     def _meta_gradients(self, episodes: Episodes, state: list[tf.Tensor]) -> MetaGradients:
-        return self.algorithm.meta_gradients(self.function, state, episodes)
+        return self.algorithm.meta_gradients(self.function, state, episodes, self._task_clip_norm)
 
     def _adapt(self, support: Any, state: list[tf.Tensor]) -> tuple[tf.Tensor, Any]:
         return self.algorithm.adapt(

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from amaml_tf.adaptation import read_probe
+from amaml_tf.adaptation import Start, read_probe
 from amaml_tf.algorithms.base import (
     Algorithm,
     Episodes,
@@ -22,6 +22,7 @@ from amaml_tf.algorithms.base import (
 )
 from amaml_tf.functional import FunctionalModel
 from amaml_tf.gradient_flow import GradientFlow
+from amaml_tf.solvers.one_step import OneStepSolver
 
 
 class AdjointMAML(Algorithm):
@@ -30,10 +31,25 @@ class AdjointMAML(Algorithm):
     The meta-gradient of the mean query loss L_Q(u(T)) is λ(0), from the adjoint that the flow
     names. With `flow.learn_final_time` or `flow.learned_rates` it learns these too.
 
+    With `shortest_time` the initialization is learned for runs of many lengths at once: the i-th
+    of the B tasks of a batch is adapted for the time
+
+        t_i = shortest_time (T / shortest_time)^((i + 1/2) / B),    i = 0, ..., B - 1
+
+    which is the mean of L_Q(u(t)) over log t in the long run, if any task may come at any place.
+    Short runs have meta-gradients of little noise and keep the initialization near to the tasks,
+    long ones say where it leads. Wherever else the learner adapts, it does so for the time T.
+
     Args:
         flow: the inner training run.
         adapted_layers: names of the layers to adapt (the others are learned, and stay as they are
             during adaptation: ANIL, and COMLN, in continuous time); None adapts all.
+        shortest_time: in (0, T), see above; for batches of two tasks or more (on each replica), a
+            time that is not learned and a solver of `amaml_tf.solvers`. None: all tasks of a
+            meta-update are adapted for the time T.
+
+    Raises:
+        ValueError: if `shortest_time` is out of its range or does not go with the flow.
 
     Reference:
         Li, Wang, Narayan, Kirby, Zhe, "Meta-Learning with Adjoint Methods", AISTATS 2023.
@@ -42,9 +58,15 @@ class AdjointMAML(Algorithm):
     """
 
     def __init__(
-        self, flow: GradientFlow | None = None, adapted_layers: Sequence[str] | None = None
+        self,
+        flow: GradientFlow | None = None,
+        adapted_layers: Sequence[str] | None = None,
+        shortest_time: float | None = None,
     ) -> None:
         super().__init__(flow or GradientFlow())
+        self.shortest_time = shortest_time
+        if shortest_time is not None:
+            _check_shortest_time(shortest_time, self.flow)
         self.adapted_layers = tuple(adapted_layers) if adapted_layers is not None else None
         self._log_final_time: keras.Variable | None = None
         self._log_rates: keras.Variable | None = None
@@ -105,32 +127,59 @@ class AdjointMAML(Algorithm):
             rates = stretch * rates if rates.shape[0] else stretch[tf.newaxis]
         return rates
 
+    def _times(self, num_tasks: int) -> Any:
+        """How long to adapt the tasks of a meta-update: a scalar, or `[B]`."""
+        if self.shortest_time is None:
+            return self.final_time()
+        if num_tasks < 2:
+            raise ValueError(
+                f"Expected batches of 2 tasks or more with shortest_time={self.shortest_time}, "
+                "whose times are spread over a batch, got 1 task; take more, or leave it out."
+            )
+        places = (np.arange(num_tasks) + 0.5) / num_tasks
+        return self.shortest_time * (self.flow.final_time / self.shortest_time) ** places
+
     def meta_gradients(
-        self, function: FunctionalModel, state: list[tf.Tensor], episodes: Episodes
+        self,
+        function: FunctionalModel,
+        state: list[tf.Tensor],
+        episodes: Episodes,
+        task_clip_norm: float | None = None,
     ) -> MetaGradients:
         support, (query_x, query_y) = episodes
-        variables = function.model.trainable_variables
-        parameters = [tf.convert_to_tensor(variable) for variable in variables]
-        probe = tf.zeros([number_of_tasks(episodes), 4], function.dtype)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([*parameters, probe])
-            own = [v.value for v in self.variables]
-            tape.watch(own)
-            start = self.start(function, parameters, number_of_tasks(episodes))
-            adaptation = self.adapt(function, state, support, start, probe=probe)
+        num_tasks = number_of_tasks(episodes)
+        parameters = [tf.convert_to_tensor(v) for v in function.model.trainable_variables]
+        own = [v.value for v in self.variables]
+        probe = tf.zeros([num_tasks, 4], function.dtype)
+        # Two tapes, because in between every task still has a gradient of its own.
+        with tf.GradientTape(watch_accessed_variables=False) as to_start:
+            to_start.watch([*parameters, *own])
+            start = self.start(function, parameters, num_tasks)
+        with tf.GradientTape(watch_accessed_variables=False) as to_end:
+            to_end.watch([*start, probe])
+            adaptation = self.adapt(
+                function, state, support, start, probe=probe, final_time=self._times(num_tasks)
+            )
         losses, into_adapted, into_held, outputs = function.query_gradient(
             adaptation.adapted, start.held, state, query_x, query_y
         )
         share = TaskWeights.of(arrived(adaptation.diagnostics, losses), function.dtype)
-        column = share.weights[:, tf.newaxis]
-        cotangents = [tf.where(column > 0, column * g, 0) for g in (into_adapted, into_held)]
-        gradients = tape.gradient(
-            [adaptation.adapted, start.held],
-            [*parameters, *own, probe],
-            output_gradients=cotangents,
+        counts = share.weights[:, tf.newaxis] > 0
+        *per_task, probed = to_end.gradient(
+            adaptation.adapted,
+            [*start, probe],
+            output_gradients=tf.where(counts, into_adapted, 0),
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
-        *gradients, probed = gradients
+        into_start = Start(*per_task)
+        into_start = into_start._replace(held=into_start.held + into_held)
+        weights = share.clipped([into_start.adapted, into_start.held], task_clip_norm)
+        gradients = to_start.gradient(
+            list(start),
+            [*parameters, *own],
+            output_gradients=[weights.shares(part) for part in into_start],
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
         return MetaGradients(
             loss=share.mean(losses),
             gradients=gradients[: len(parameters)],
@@ -140,4 +189,23 @@ class AdjointMAML(Algorithm):
             diagnostics=MetaDiagnostics(
                 adaptation.diagnostics, read_probe(probed), share.num_dropped
             ),
+        )
+
+
+def _check_shortest_time(shortest_time: float, flow: GradientFlow) -> None:
+    if not 0 < shortest_time < flow.final_time:
+        raise ValueError(
+            f"Expected shortest_time to be between 0 and the final time {flow.final_time}, got "
+            f"{shortest_time}; pass a shorter one, such as {flow.final_time / 50:g}."
+        )
+    if flow.learn_final_time:
+        raise ValueError(
+            "Expected a final time that is not learned with shortest_time, got "
+            "learn_final_time=True; leave one of them out."
+        )
+    if not isinstance(flow.solver, OneStepSolver) or flow.adjoint == "backsolve":
+        raise ValueError(
+            "Expected a solver of amaml_tf.solvers and the adjoint 'discrete' or 'continuous' "
+            f"with shortest_time, got {type(flow.solver).__name__} and {flow.adjoint!r}: only "
+            "these adapt every task for a time of its own."
         )

@@ -99,14 +99,25 @@ class Algorithm(abc.ABC):
         **options: Any,
     ) -> Adaptation:
         """Runs the inner training of every task; see `amaml_tf.adaptation.adapt`."""
-        final_time = self.final_time()
-        return adapt(self.flow, function, state, support, start, final_time=final_time, **options)
+        options = {"final_time": self.final_time(), **options}
+        return adapt(self.flow, function, state, support, start, **options)
 
     @abc.abstractmethod
     def meta_gradients(
-        self, function: FunctionalModel, state: list[tf.Tensor], episodes: Episodes
+        self,
+        function: FunctionalModel,
+        state: list[tf.Tensor],
+        episodes: Episodes,
+        task_clip_norm: float | None = None,
     ) -> MetaGradients:
-        """Returns the meta-gradient of a batch of episodes at the model's current variables."""
+        """Returns the meta-gradient of a batch of episodes at the model's current variables.
+
+        Args:
+            function: model and loss.
+            state: values of the model's non-trainable variables.
+            episodes: a batch, every array with the task axis first.
+            task_clip_norm: see `TaskWeights.clipped`; None clips nothing.
+        """
 
 
 class TaskWeights(NamedTuple):
@@ -122,10 +133,29 @@ class TaskWeights(NamedTuple):
         weights = tf.cast(arrived, dtype) / tf.maximum(count, 1)
         return cls(weights, tf.size(arrived) - tf.cast(count, tf.int32))
 
-    def mean(self, per_task: tf.Tensor) -> tf.Tensor:
-        """Weighted sum over the task axis; values of dropped tasks, NaN too, don't count."""
+    def clipped(self, per_task: Sequence[tf.Tensor], clip_norm: float | None) -> TaskWeights:
+        """Less for a task whose gradient of the initialization has a norm above `clip_norm`.
+
+        Meta-gradients have heavy tails, because a flow may amplify λ by orders of magnitude for
+        one task of a batch: if their mean were clipped, the other tasks would have no say.
+
+        Args:
+            per_task: the parts `[B, ...]` of that gradient, whose norm is that of all together.
+            clip_norm: None changes nothing.
+        """
+        if clip_norm is None:
+            return self
+        norms = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(part), axis=-1) for part in per_task]))
+        return self._replace(weights=self.weights * clip_norm / tf.maximum(norms, clip_norm))
+
+    def shares(self, per_task: tf.Tensor) -> tf.Tensor:
+        """What each task adds to the weighted sum; values of dropped tasks, NaN too, are 0."""
         column = tf.reshape(self.weights, [-1] + [1] * (per_task.shape.rank - 1))
-        return tf.reduce_sum(tf.where(column > 0, column * per_task, 0), axis=0)
+        return tf.where(column > 0, column * per_task, 0)
+
+    def mean(self, per_task: tf.Tensor) -> tf.Tensor:
+        """Weighted sum over the task axis; dropped tasks don't count."""
+        return tf.reduce_sum(self.shares(per_task), axis=0)
 
 
 def arrived(diagnostics: Diagnostics, losses: tf.Tensor) -> tf.Tensor:
@@ -140,6 +170,7 @@ def mean_over_tasks(
     outputs: Any,
     forward: Diagnostics,
     backward: Any = None,
+    task_clip_norm: float | None = None,
 ) -> MetaGradients:
     """Returns the meta-gradient whose part of each task is known: the mean of those that count.
 
@@ -150,11 +181,14 @@ def mean_over_tasks(
         outputs: as in `MetaGradients`.
         forward: as in `MetaDiagnostics`.
         backward: as in `MetaDiagnostics`.
+        task_clip_norm: see `TaskWeights.clipped`.
     """
     share = TaskWeights.of(arrived(forward, losses), function.dtype)
     return MetaGradients(
         loss=share.mean(losses),
-        gradients=function.layout.unravel(share.mean(gradients)),
+        gradients=function.layout.unravel(
+            share.clipped([gradients], task_clip_norm).mean(gradients)
+        ),
         algorithm_gradients=[],
         losses=losses,
         outputs=outputs,

@@ -57,7 +57,11 @@ class EndPointAlgorithm(Algorithm):
         """Returns each task's part of the meta-gradient, `[B, P]`, and what it took, if much."""
 
     def meta_gradients(
-        self, function: FunctionalModel, state: list[tf.Tensor], episodes: Episodes
+        self,
+        function: FunctionalModel,
+        state: list[tf.Tensor],
+        episodes: Episodes,
+        task_clip_norm: float | None = None,
     ) -> MetaGradients:
         support, query = episodes
         parameters = [tf.convert_to_tensor(v) for v in function.model.trainable_variables]
@@ -72,4 +76,6 @@ class EndPointAlgorithm(Algorithm):
 
         ends = EndPoints(start.adapted, adapted, query_gradients, hessian_product)
         gradients, backward = self.task_gradients(ends)
-        return mean_over_tasks(function, gradients, losses, outputs, forward, backward)
+        return mean_over_tasks(
+            function, gradients, losses, outputs, forward, backward, task_clip_norm
+        )

@@ -48,7 +48,11 @@ class NoInnerRun(Algorithm):
         """Returns each task's part of the meta-gradient, `[B, P]`."""
 
     def meta_gradients(
-        self, function: FunctionalModel, state: list[tf.Tensor], episodes: Episodes
+        self,
+        function: FunctionalModel,
+        state: list[tf.Tensor],
+        episodes: Episodes,
+        task_clip_norm: float | None = None,
     ) -> MetaGradients:
         parameters = [tf.convert_to_tensor(v) for v in function.model.trainable_variables]
         start = self.start(function, parameters, number_of_tasks(episodes))
@@ -57,4 +61,6 @@ class NoInnerRun(Algorithm):
         finite = tf.reduce_all(tf.math.is_finite(gradients), axis=-1)
         forward = nothing_done(start.adapted, tf.zeros_like(losses))
         forward = forward._replace(status=tf.where(finite, COMPLETED, NON_FINITE))
-        return mean_over_tasks(function, gradients, losses, outputs, forward)
+        return mean_over_tasks(
+            function, gradients, losses, outputs, forward, task_clip_norm=task_clip_norm
+        )

@@ -59,7 +59,7 @@ class WarmStart(NamedTuple):
 class _Problem(NamedTuple):
     """What does not change while a solve goes on; `t0` and `t1` are `[B]`.
 
-    `num_fixed` is the number of steps of a fixed-step solver, None for an adaptive one. Without
+    `num_fixed` `[B]` are the steps of a fixed-step solver, None for an adaptive one. Without
     `capacity` nothing is recorded, and without `keep_points` no stage states.
     """
 
@@ -115,7 +115,7 @@ def as_tensor(value: Any, dtype: tf.DType) -> tf.Tensor:
 def num_fixed_steps(step_size: float, interval: Any) -> Any:
     """Returns how many equal steps, none longer than `step_size`, cover `interval`.
 
-    An int for a Python number, an int32 scalar for a tensor.
+    An int for a Python number, int32 of the same shape for a tensor.
     """
     if tf.is_tensor(interval):
         ratio = tf.cast(interval, tf.float64) / step_size
@@ -140,8 +140,7 @@ def integrate(
         solver: the method.
         system: the problems.
         initial_time: float scalar or `[B]`.
-        final_time: float scalar or `[B]`, not before `initial_time`. A fixed-step solver takes as
-            many steps in every row as the longest interval needs.
+        final_time: float scalar or `[B]`, not before `initial_time`.
         initial_state: `[B, P]` of static shape.
         max_num_steps: most passes of the loop (accepted or rejected). Rows that are not there by
             then end with STEP_LIMIT. A Python int where the trajectory is recorded.
@@ -167,7 +166,7 @@ def integrate(
     loop = _Loop(tf.constant(0), state, control, nothing_done(state, t0), recorder)
     num_fixed = None
     if not solver.adaptive:
-        num_fixed = tf.convert_to_tensor(num_fixed_steps(solver.step_size, tf.reduce_max(t1 - t0)))
+        num_fixed = num_fixed_steps(solver.step_size, t1 - t0)
     problem = _Problem(solver, system, t0, t1, num_fixed, capacity, keep_points)
 
     def condition(loop: _Loop) -> tf.Tensor:
