@@ -117,6 +117,8 @@ class Comparison:
         while waiting:
             for method in waiting:
                 finals[method.label] = self._finals(method, ranked[method.label])
+            seconds = {m.label: self._seconds(searches[m.label], ranked[m.label]) for m in waiting}
+            waiting = sorted(waiting, key=lambda m: seconds[m.label], reverse=True)
             self._do_missing("final runs", doer, self._seed_by_seed(waiting, finals))
             # A choice that diverges in the end gives way to the next best.
             diverged = {m.label: self._failure(finals[m.label]) for m in waiting}
@@ -143,9 +145,19 @@ class Comparison:
 
     @staticmethod
     def _seed_by_seed(methods: Sequence[Method], finals: dict[str, list[Run]]) -> list[Run]:
-        """The runs in an order in which an unfinished comparison has something of every method."""
+        """The runs in an order in which an unfinished comparison has something of every method.
+
+        Within a seed that of `methods`: the longest should come first, or the last run would leave
+        the other cores with nothing to do.
+        """
         runs = (run for method in methods for run in finals[method.label])
         return sorted(runs, key=lambda run: run.settings["seed"])
+
+    def _seconds(self, searches: list[Run], ranked: list[int]) -> float:
+        """What a candidate took in the search; 0 if nothing is known of it."""
+        if not searches or not ranked:
+            return 0.0
+        return float(self._result(searches[ranked[0]])["seconds"])
 
     def _failure(self, runs: list[Run]) -> str:
         """Why one of the runs failed; nothing if none did."""

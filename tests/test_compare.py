@@ -102,6 +102,23 @@ def test_compares_and_does_nothing_twice(call, tmp_path, monkeypatch, capsys):
     assert "got other values of num_meta_steps; pass the old ones, or another --output" in words
 
 
+def test_the_longest_runs_of_a_seed_come_first(call, tmp_path, monkeypatch, capsys):
+    def seconds(self, searches, ranked):
+        del self, ranked
+        return 1.0 if searches else 2.0
+
+    monkeypatch.setattr(compare.Comparison, "_seconds", seconds)
+    call(*TINY, f"--output={tmp_path}")
+    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    done = [line.split("/")[1::2] for line in lines if line.startswith("runs/")]
+    assert done == [
+        ["Reptile", "seed_0"],
+        ["Plain_MAML", "seed_0"],
+        ["Reptile", "seed_1"],
+        ["Plain_MAML", "seed_1"],
+    ]
+
+
 def test_methods_are_compared_task_by_task():
     easy_and_hard = np.array([0.0, 10.0, 20.0, 30.0])
     better, worse = easy_and_hard, easy_and_hard + np.array([0.9, 1.1, 0.9, 1.1])
