@@ -69,6 +69,7 @@ _FLOW_SETTINGS = (
     "adjoint",
     "max_checkpoints",
     "learn_final_time",
+    "max_final_time",
     "learned_rates",
     "proximal_weight",
     "on_failure",
@@ -215,6 +216,7 @@ class Experiment:
         None, "Names of the layers that adaptation changes. Default: all."
     )
     learn_final_time: bool | None = _setting(None, "Learn T, from final_time on.")
+    max_final_time: float | None = _setting(None, "How far a learned T may grow. Default: any.")
     shortest_time: float | None = _setting(
         None, "adjoint_maml: spread the training tasks' times from here to final_time."
     )

@@ -74,6 +74,9 @@ class GradientFlow:
             states serves runs of up to K² steps; those that do not fit are recomputed once in the
             backward pass.
         learn_final_time: make T a meta-parameter, learned as log T from `final_time` on.
+        max_final_time: how far a learned T may grow, at least `final_time`. Where longer runs go on
+            improving, a T without this bound makes every meta-update slower than the last. Default:
+            no bound.
         learned_rates: "none" (default), or rates that multiply the gradient, learned in log space
             from 1 on: one per "tensor" or one per "entry" (Meta-SGD in continuous time).
         proximal_weight: w >= 0 of a term w/2 |u - θ|² added to L_S. Default 0.
@@ -94,6 +97,7 @@ class GradientFlow:
     adjoint_solver: tfp.math.ode.Solver | None = None
     max_checkpoints: int | None = None
     learn_final_time: bool = False
+    max_final_time: float | None = None
     learned_rates: str = "none"
     proximal_weight: float = 0.0
     on_failure: str = "raise"
@@ -111,6 +115,7 @@ class GradientFlow:
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"Expected {name} to be one of {choices}, got {value!r}.")
+        self._check_max_final_time()
         k = self.max_checkpoints
         if k is not None and (k < 2 or k & (k - 1)):
             raise ValueError(f"Expected max_checkpoints to be a power of two >= 2, got {k}.")
@@ -131,6 +136,21 @@ class GradientFlow:
             raise ValueError(
                 f"Expected {type(self.solver).__name__} to have a cap on its steps where the "
                 "final time is learned, got max_num_steps=None. Give it max_num_steps."
+            )
+
+    def _check_max_final_time(self) -> None:
+        longest = self.max_final_time
+        if longest is None:
+            return
+        if not self.learn_final_time:
+            raise ValueError(
+                f"Expected learn_final_time with max_final_time={longest}, which bounds a learned "
+                "T; set it, or leave max_final_time out."
+            )
+        if not longest >= self.final_time:
+            raise ValueError(
+                f"Expected max_final_time to be at least the final_time {self.final_time} that "
+                f"learning starts from, got {longest}."
             )
 
     def solve(

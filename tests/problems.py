@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -145,6 +146,33 @@ def unrolled_gradients(problem: Problem, step_size: float, num_steps: int) -> li
         for i in range(num_tasks)
     ]
     return [np.mean([g.numpy() for g in column], axis=0) for column in zip(*per_task, strict=True)]
+
+
+def loss_after_adaptation(problem: Problem, learner: Any) -> Callable[[], float]:
+    """The meta-loss of the problem's episodes, as a function of what the learner is by then."""
+    return lambda: float(np.mean(learner.predict_episodes(problem.episodes).after[0]))
+
+
+def directional_differences(
+    loss: Callable[[], float], variables: Any, epsilon: float = 1e-5, seed: int = 0
+) -> tuple[float, list[np.ndarray]]:
+    """Derivative of `loss` along a random direction, by central differences, and the direction."""
+    rng = np.random.default_rng(seed)
+    direction = [rng.normal(size=v.shape) for v in variables]
+    start = [v.numpy() for v in variables]
+    losses = []
+    for sign in (1, -1):
+        for variable, value, way in zip(variables, start, direction, strict=True):
+            variable.assign(value + sign * epsilon * way)
+        losses.append(loss())
+    for variable, value in zip(variables, start, strict=True):
+        variable.assign(value)
+    return (losses[0] - losses[1]) / (2 * epsilon), direction
+
+
+def along(gradients: Any, direction: Any) -> float:
+    """Derivative along a direction, by gradients."""
+    return sum(float(np.sum(g * d)) for g, d in zip(gradients, direction, strict=True))
 
 
 def relative_error(values: Any, expected: Any) -> float:

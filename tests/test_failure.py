@@ -116,6 +116,11 @@ def test_under_a_users_own_xla_a_failure_is_nan_and_has_a_status():
             "Give it max_num_steps",
         ),
         (lambda: amaml.GradientFlow(proximal_weight=-1.0), "Expected proximal_weight"),
+        (lambda: amaml.GradientFlow(max_final_time=9.0), "Expected learn_final_time with max_"),
+        (
+            lambda: amaml.GradientFlow(learn_final_time=True, max_final_time=4.0),
+            "Expected max_final_time to be at least the final_time 5.0",
+        ),
     ],
 )
 def test_wrong_flows_are_refused(make, sentence):

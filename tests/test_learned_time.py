@@ -1,7 +1,9 @@
 """The final time is learned, wherever it starts."""
 
 import keras
+import problems
 import pytest
+import tensorflow as tf
 
 import amaml_tf as amaml
 
@@ -41,3 +43,17 @@ def test_it_ends_at_the_same_value_from_a_tenth_and_from_ten():
     short, long = learned_from(0.1), learned_from(10.0)
     assert short == pytest.approx(long, rel=0.1)
     assert 1 < short < 10
+
+
+def test_it_grows_no_further_than_its_bound():
+    problem = problems.dense()
+
+    def learned(bound):
+        flow = amaml.GradientFlow(final_time=0.05, learn_final_time=True, max_final_time=bound)
+        learner = amaml.MetaLearner(problem.model, amaml.algorithms.AdjointMAML(flow))
+        learner.compile(keras.optimizers.Adam(0.03), loss=problem.loss)
+        learner.fit(tf.data.Dataset.from_tensors(problem.episodes).repeat(20), verbose=0)
+        return float(learner.algorithm.final_time())
+
+    assert learned(None) > 0.07
+    assert learned(0.06) == pytest.approx(0.06, rel=1e-9)

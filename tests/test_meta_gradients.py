@@ -21,25 +21,6 @@ def learner_of(problem, flow, jit_compile=False, run_eagerly=False, **options):
     return learner
 
 
-def directional_differences(problem, learner, variables, epsilon=1e-5, seed=0):
-    """Derivative of the meta-loss along a random direction, by central differences."""
-    rng = np.random.default_rng(seed)
-    direction = [rng.normal(size=v.shape) for v in variables]
-    start = [v.numpy() for v in variables]
-    losses = []
-    for sign in (1, -1):
-        for variable, value, way in zip(variables, start, direction, strict=True):
-            variable.assign(value + sign * epsilon * way)
-        losses.append(float(np.mean(learner.predict_episodes(problem.episodes).after[0])))
-    for variable, value in zip(variables, start, strict=True):
-        variable.assign(value)
-    return (losses[0] - losses[1]) / (2 * epsilon), direction
-
-
-def along(gradients, direction):
-    return sum(float(np.sum(g * d)) for g, d in zip(gradients, direction, strict=True))
-
-
 @pytest.mark.parametrize("num_steps", [1, 10, 100])
 @pytest.mark.parametrize("make", [problems.dense, problems.convolutional])
 def test_gradient_descent_matches_the_unrolled_program(make, num_steps):
@@ -79,8 +60,10 @@ def test_discrete_adjoints_match_central_differences(make, solver):
     flow = amaml.GradientFlow(final_time=1.0, solver=solver)
     learner = learner_of(problem, flow)
     gradients = learner.meta_gradients(problem.episodes).gradients
-    slope, direction = directional_differences(problem, learner, problem.model.trainable_variables)
-    assert along(gradients, direction) == pytest.approx(slope, rel=RTOL)
+    slope, direction = problems.directional_differences(
+        problems.loss_after_adaptation(problem, learner), problem.model.trainable_variables
+    )
+    assert problems.along(gradients, direction) == pytest.approx(slope, rel=RTOL)
 
 
 @pytest.mark.parametrize(
@@ -209,8 +192,10 @@ def test_meta_parameters_of_the_flow_match_central_differences(options, solver, 
     for i, (variable, gradient) in enumerate(zip(variables, gradients, strict=True)):
         if variable.name == "log_final_time" and solver is not ADAPTIVE:
             continue  # the number of steps is held fixed, which differences are not
-        slope, direction = directional_differences(problem, learner, [variable], seed=i)
-        assert along([gradient], direction) == pytest.approx(slope, rel=1e-5, abs=1e-9)
+        slope, direction = problems.directional_differences(
+            problems.loss_after_adaptation(problem, learner), [variable], seed=i
+        )
+        assert problems.along([gradient], direction) == pytest.approx(slope, rel=1e-5, abs=1e-9)
 
 
 def test_final_time_derivative_matches_the_closed_form():
@@ -231,8 +216,10 @@ def test_partial_adaptation_matches_central_differences(adjoint):
     for i, (variable, gradient) in enumerate(
         zip(problem.model.trainable_variables, gradients, strict=True)
     ):
-        slope, direction = directional_differences(problem, learner, [variable], seed=i)
-        assert along([gradient], direction) == pytest.approx(slope, rel=1e-5)
+        slope, direction = problems.directional_differences(
+            problems.loss_after_adaptation(problem, learner), [variable], seed=i
+        )
+        assert problems.along([gradient], direction) == pytest.approx(slope, rel=1e-5)
     adapted = learner.adapt(tuple(v[0] for v in problem.episodes[0]))
     np.testing.assert_array_equal(adapted.get_weights()[0], problem.model.get_weights()[0])
     assert not np.allclose(adapted.get_weights()[2], problem.model.get_weights()[2])

@@ -65,16 +65,10 @@ def test_held_layers_and_learned_rates_are_learned_with_them():
     result = learner.meta_gradients(problem.episodes)
     gradients = [*result.gradients, *result.algorithm_gradients]
     variables = [*problem.model.trainable_variables, *learner.algorithm_variables]
-    rng = np.random.default_rng(0)
-    directions = [rng.normal(size=v.shape) for v in variables]
-    start, epsilon, losses = [v.numpy() for v in variables], 1e-5, []
-    for sign in (1, -1):
-        for variable, value, direction in zip(variables, start, directions, strict=True):
-            variable.assign(value + sign * epsilon * direction)
-        losses.append(float(learner.meta_gradients(problem.episodes).loss))
-    expected = (losses[0] - losses[1]) / (2 * epsilon)
-    along = sum(np.sum(g * d) for g, d in zip(gradients, directions, strict=True))
-    assert along == pytest.approx(expected, rel=1e-7)
+    slope, direction = problems.directional_differences(
+        lambda: float(learner.meta_gradients(problem.episodes).loss), variables
+    )
+    assert problems.along(gradients, direction) == pytest.approx(slope, rel=1e-7)
 
 
 def test_use_is_for_the_final_time():

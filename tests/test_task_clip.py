@@ -10,12 +10,10 @@ import amaml_tf as amaml
 FLOW = amaml.GradientFlow(
     final_time=0.4, solver=amaml.solvers.GradientDescent(0.1), learned_rates="tensor"
 )
-ALGORITHMS = {
-    "exact, with rates": amaml.algorithms.AdjointMAML(FLOW),
-    "exact, head alone": amaml.algorithms.ANIL(0.1, 3),
-    "end points": amaml.algorithms.Reptile(0.1, 3),
-    "no inner run": amaml.algorithms.JointTraining(),
-}
+# From scratch nothing is learned that could be clipped. The default solver draws the vectors of its
+# power iteration for a batch as a whole, so a task alone is not quite what it is among others.
+KINDS = amaml.algorithms.REGISTRY | {"adjoint_maml": lambda: amaml.algorithms.AdjointMAML(FLOW)}
+NAMES = sorted(KINDS.keys() - {"from_scratch"})
 
 
 def gradients_of(algorithm, problem, episodes, task_clip_norm):
@@ -29,9 +27,9 @@ def norm(gradients):
     return np.sqrt(sum(np.sum(np.square(g)) for g in gradients))
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_task_has_at_most_the_norm(name):
-    problem, algorithm = problems.dense(num_tasks=4), ALGORITHMS[name]
+    problem, algorithm = problems.dense(num_tasks=4), KINDS[name]()
     alone = []
     for i in range(4):
         one = tf.nest.map_structure(lambda array, i=i: array[i : i + 1], problem.episodes)

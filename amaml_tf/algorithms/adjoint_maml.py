@@ -98,6 +98,10 @@ class AdjointMAML(Algorithm):
         if self.flow.learn_final_time:
             start = math.log(self.flow.final_time)
             self._log_final_time = keras.Variable(start, dtype=dtype, name="log_final_time")
+            if self.flow.max_final_time is not None:
+                # The optimizer applies it after every step.
+                longest = math.log(self.flow.max_final_time)
+                self._log_final_time.constraint = lambda value: keras.ops.minimum(value, longest)
             self.variables.append(self._log_final_time)
         if self.flow.learned_rates != "none":
             sizes = function.layout.sizes
