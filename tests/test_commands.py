@@ -43,14 +43,15 @@ def call(monkeypatch, new_flags):
     return called
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs") / "tiny"
+@pytest.fixture
+def workdir(call, tmp_path):
+    """The folder of a run of three meta-steps."""
+    folder = tmp_path / "tiny"
+    assert call(train_command, *TINY, f"--workdir={folder}", "--num_meta_steps=3") is None
+    return folder
 
 
-def test_train_then_evaluate(call, workdir, capsys):
-    """Also makes the run that the tests below begin with."""
-    assert call(train_command, *TINY, f"--workdir={workdir}", "--num_meta_steps=3") is None
+def test_train_then_evaluate(call, capsys, workdir):
     assert "after adaptation" in capsys.readouterr().out
     at_the_end = (workdir / "evaluation.json").read_text()
     assert call(evaluate, f"--workdir={workdir}") is None
