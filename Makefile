@@ -30,7 +30,7 @@ endef
 export CHECK_PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check format clean
+.PHONY: help quickstart test test-long check format clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -40,13 +40,19 @@ quickstart: $(RUNTIME) ## set up and meta-learn a small example, with a picture 
 	@$(BIN)/python -m amaml_tf.quickstart
 
 # A TensorFlow process takes about 1 GB: no more than four, whatever the machine's cores.
-test: $(DEVELOPMENT) ## set up and run the tests
-	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 $(PYTEST_ARGS)
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
 
-check: $(DEVELOPMENT) ## check formatting, lint and types, changing nothing
+test: $(DEVELOPMENT) ## set up and run the tests but the long ones, in five minutes on two cores
+	@$(PYTEST) -m "not long" $(PYTEST_ARGS)
+
+test-long: $(DEVELOPMENT) ## set up and run the long tests
+	@$(PYTEST) -m long $(PYTEST_ARGS)
+
+check: $(DEVELOPMENT) ## check formatting, lint, types and structure, changing nothing
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
+	@$(BIN)/python tests/house/rules.py
 
 format: $(DEVELOPMENT) ## format, and mend the lint that mends itself
 	@$(BIN)/ruff format

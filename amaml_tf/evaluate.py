@@ -1,43 +1,6 @@
-"""`amaml-evaluate`: measures a learned initialization on unseen tasks.
+"""`python -m amaml_tf.evaluate` is `amaml-evaluate`."""
 
-    amaml-evaluate --workdir=runs/sinusoid
-
-The settings are those of the run; flags change what may differ, such as --num_eval_episodes,
---eval_seed, --final_time or --solver. A curve along the inner run, or along the steps of a Keras
-optimizer from the learned initialization:
-
-    amaml-evaluate --workdir=runs/sinusoid --eval_times=0.1,1,10
-    amaml-evaluate --workdir=runs/sinusoid --eval_optimizer=adam --eval_steps=10,100,1000
-"""
-
-import pathlib
-
-from absl import flags
-
-from amaml_tf import commands
-from amaml_tf.evaluation import EVALUATION_FILE
-from amaml_tf.training import require_checkpoint, restore
-
-_EVALUATION_FILE = flags.DEFINE_string(
-    "evaluation_file", None, f"JSON file for the numbers. Default: {EVALUATION_FILE} in --workdir."
-)
-
-
-def main() -> None:
-    """Evaluates the newest checkpoint of a run."""
-    experiment, workdir = commands.trained_experiment(), commands.workdir()
-    require_checkpoint(workdir)  # before the data, which can take a while
-    family = experiment.make_family()
-    learner = experiment.make_learner(family)
-    step = restore(learner, workdir)
-    path = pathlib.Path(_EVALUATION_FILE.value or workdir / EVALUATION_FILE)
-    commands.evaluate_and_report(experiment, family, learner, step, path)
-
-
-def run() -> None:
-    """Entry point of the console command."""
-    commands.run(main)
-
+from amaml_tf.commands.evaluate import run
 
 if __name__ == "__main__":
     run()

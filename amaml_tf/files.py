@@ -1,4 +1,4 @@
-"""Writing files that appear whole or not at all."""
+"""Writes files atomically: a file is complete or unchanged."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import tempfile
 
 
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Writes `text` to `path`, which holds the old text or the new one, whenever one looks.
+    """Writes `text` to `path`; a reader finds either the old text or the new text at any time.
 
     Args:
-        path: the file; its folder exists.
+        path: the file; its folder must exist.
         text: written as UTF-8.
     """
     path = pathlib.Path(path)
-    # In the same folder, because a file can be renamed in one piece on one file system only.
+    # In the same folder, because a rename is atomic only within one file system.
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(handle, "w", encoding="utf-8") as file:

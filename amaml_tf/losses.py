@@ -8,11 +8,11 @@ import tensorflow as tf
 class HalfMeanSquaredError(keras.losses.Loss):
     """Half the mean squared error: L = 1/2 mean((y_true - y_pred)^2).
 
-    The loss of the Adjoint MAML experiments. Against `keras.losses.MeanSquaredError` it halves the
-    gradient, so the same step size means half the step.
+    It is the loss of the Adjoint MAML experiments. Its gradient is half of that of
+    `keras.losses.MeanSquaredError`, so steps of the same step size are half as long.
 
-    Called with `y_true` and `y_pred` of shape [batch, outputs] (any float dtype); the mean is over
-    the outputs, then over the batch.
+    It is called with `y_true` and `y_pred` of shape [batch, outputs] (any float dtype). The mean is
+    taken over the outputs, then over the batch.
 
     Reference: Li, Wang, Narayan, Kirby, Zhe, "Meta-Learning with Adjoint Methods", AISTATS 2023.
     """
@@ -26,5 +26,5 @@ class HalfMeanSquaredError(keras.losses.Loss):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """Half the squared error of each example, averaged over the outputs: shape [batch]."""
+        """Returns half the squared error per example, averaged over the outputs: shape [batch]."""
         return 0.5 * keras.losses.mean_squared_error(y_true, y_pred)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from amaml_tf.aliases import PathLike
+from amaml_tf.errors import UsageError
+
+if TYPE_CHECKING:  # imported only to draw
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TRUTH, SUPPORT = "0.75", "#d95f02"
 # Adaptation goes from light to dark.
@@ -26,18 +32,18 @@ class AdaptationCurves(NamedTuple):
         after: predictions at `x` after adaptation.
     """
 
-    support_x: Any
-    support_y: Any
-    x: Any
-    truth: Any
-    before: Any
-    during: Any
-    after: Any
+    support_x: np.ndarray
+    support_y: np.ndarray
+    x: np.ndarray
+    truth: np.ndarray
+    before: np.ndarray
+    during: np.ndarray
+    after: np.ndarray
 
 
 def draw_adaptation(
     rows: Mapping[str, Sequence[AdaptationCurves]],
-    path: str | os.PathLike[str],
+    path: PathLike,
     during: str = "during adaptation",
 ) -> None:
     """Draws predictions before, during and after adaptation, one column a task.
@@ -49,10 +55,10 @@ def draw_adaptation(
         during: what to call the curve between before and after.
 
     Raises:
-        ValueError: if there is nothing to draw.
+        UsageError: if there is nothing to draw.
     """
     if not rows or not all(rows.values()):
-        raise ValueError(
+        raise UsageError(
             f"Expected at least one row with at least one task to draw, got {dict(rows)}; pass "
             "AdaptationCurves."
         )
@@ -82,7 +88,7 @@ def draw_adaptation(
 
 def plot_curves(
     curves: Mapping[str, Sequence[tuple[float, float, float]]],
-    path: str | os.PathLike[str],
+    path: PathLike,
     *,
     xlabel: str,
     ylabel: str,
@@ -105,11 +111,11 @@ def plot_curves(
         title: over the figure; None: none.
 
     Raises:
-        ValueError: if there is nothing to draw, or no point above x = 0.
+        UsageError: if there is nothing to draw, or no point above x = 0.
     """
     smallest = min((x for curve in curves.values() for x, _, _ in curve if x > 0), default=None)
     if smallest is None or not all(curves.values()):
-        raise ValueError(
+        raise UsageError(
             "Expected at least one curve, each with points, some above x = 0, got "
             f"{ {name: len(curve) for name, curve in curves.items()} } points; pass the curve of "
             "an evaluation."
@@ -142,7 +148,7 @@ def plot_curves(
     figure.savefig(path, dpi=144)
 
 
-def _add_legend(figure: Any, most_columns: int = 4) -> None:
+def _add_legend(figure: Figure, most_columns: int = 4) -> None:
     """Puts a legend below, in as many columns as fit; the figure grows by what it takes."""
     count = len(figure.axes[0].get_legend_handles_labels()[0])
     width, height = figure.get_size_inches()
@@ -157,7 +163,7 @@ def _add_legend(figure: Any, most_columns: int = 4) -> None:
         legend.remove()
 
 
-def _draw_task(axes: Any, task: AdaptationCurves, during: str) -> None:
+def _draw_task(axes: Axes, task: AdaptationCurves, during: str) -> None:
     axes.plot(task.x, task.truth, color=TRUTH, linewidth=5, label="truth")
     axes.plot(task.x, task.before, color=BEFORE, linewidth=1.2, label="before adaptation")
     axes.plot(task.x, task.during, color=DURING, linewidth=1.2, label=during)
@@ -170,7 +176,7 @@ def _draw_task(axes: Any, task: AdaptationCurves, during: str) -> None:
     axes.tick_params(labelsize="small")
 
 
-def _set_limits(axes: Any, task: AdaptationCurves) -> None:
+def _set_limits(axes: Axes, task: AdaptationCurves) -> None:
     """Frames the truth: a prediction that is far off shall not squeeze it."""
     low, high = task.truth.min(), task.truth.max()
     margin = 0.35 * (high - low)
@@ -178,7 +184,7 @@ def _set_limits(axes: Any, task: AdaptationCurves) -> None:
     axes.set_xlim(task.x.min(), task.x.max())
 
 
-def _fit_height(axes: Any, means: Sequence[float]) -> None:
+def _fit_height(axes: Axes, means: Sequence[float]) -> None:
     """Makes the vertical axis fit `means`, with a margin of a twentieth on either side."""
     low, high = np.nanmin(means), np.nanmax(means)
     if low > 0 and high >= 10 * low:

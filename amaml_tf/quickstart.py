@@ -9,19 +9,25 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import absl.logging
 import keras
 import numpy as np
 import tensorflow as tf
 
-from amaml_tf import execution, models, tasks
+from amaml_tf import models, tasks
 from amaml_tf.algorithms import AdjointMAML
-from amaml_tf.gradient_flow import GradientFlow
-from amaml_tf.meta_learner import MetaLearner
+from amaml_tf.episodes import Episodes, Examples
+from amaml_tf.flow.gradient_flow import GradientFlow
+from amaml_tf.functional import execution
+from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.plots import AdaptationCurves, draw_adaptation
 from amaml_tf.saved_model import save_initialization
+
+Weights: TypeAlias = list[np.ndarray]
+#: Outputs before and after adaptation.
+Predictions: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 LEARNED, JOINT, RANDOM = "learned initialization", "trained jointly", "random initialization"
 
@@ -91,7 +97,7 @@ def make_learner(model: keras.Model, final_time: float, jit_compile: str = "auto
     return learner
 
 
-def meta_train(learner: MetaLearner, family: tasks.TaskFamily, num_meta_steps: int) -> Any:
+def meta_train(learner: MetaLearner, family: tasks.TaskFamily, num_meta_steps: int) -> Weights:
     """Returns the weights of the learned initialization."""
     learner.optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(1e-2, num_meta_steps)
     # Keras's own bar for `fit` shows too much for a narrow terminal.
@@ -113,10 +119,10 @@ def meta_train(learner: MetaLearner, family: tasks.TaskFamily, num_meta_steps: i
     return learner.model.get_weights()
 
 
-def train_jointly(model: keras.Model, family: tasks.TaskFamily, num_batches: int) -> Any:
+def train_jointly(model: keras.Model, family: tasks.TaskFamily, num_batches: int) -> Weights:
     """Returns the weights of `model` trained on the examples of all tasks, as if they were one."""
 
-    def pooled(support: Any, query: Any) -> tuple[tf.Tensor, ...]:
+    def pooled(support: Examples, query: Examples) -> tuple[tf.Tensor, ...]:
         return tuple(
             tf.reshape(tf.concat(xy, axis=1), [-1, 1]) for xy in zip(support, query, strict=True)
         )
@@ -127,27 +133,28 @@ def train_jointly(model: keras.Model, family: tasks.TaskFamily, num_batches: int
     return model.get_weights()
 
 
-def unseen_tasks(family: tasks.SinusoidFamily) -> Any:
+def unseen_tasks(family: tasks.SinusoidFamily) -> Episodes:
     """One batch of test tasks, whose query sets are their whole curves."""
     numbers = range(NUM_UNSEEN_TASKS)
     supports = [family.task_episode("test", number)[0] for number in numbers]
     curves = [family.grid("test", number, GRID_POINTS) for number in numbers]
-    return tuple(
+    (support_x, support_y), (query_x, query_y) = (
         tuple(tf.stack(values) for values in zip(*pairs, strict=True))
         for pairs in (supports, curves)
     )
+    return (support_x, support_y), (query_x, query_y)
 
 
-def predict(learner: MetaLearner, weights: Any, episodes: Any) -> tuple[np.ndarray, np.ndarray]:
+def predict(learner: MetaLearner, weights: Weights, episodes: Episodes) -> Predictions:
     """Returns what the query sets are predicted to be before and after adaptation."""
     learner.model.set_weights(weights)
     predictions = learner.predict_episodes(episodes)
-    return predictions.before[1].numpy(), predictions.after[1].numpy()
+    return np.asarray(predictions.before[1]), np.asarray(predictions.after[1])
 
 
-def report(predictions: dict[str, tuple[np.ndarray, np.ndarray]], unseen: Any) -> dict[str, float]:
+def report(predictions: dict[str, Predictions], unseen: Episodes) -> dict[str, float]:
     """Prints a table of errors, and returns those after adaptation."""
-    truth = unseen[1][1].numpy()
+    truth = np.asarray(unseen[1][1])
     print(
         f"\nError (RMSE) on {NUM_UNSEEN_TASKS} unseen tasks   before adaptation   after adaptation"
     )
@@ -159,7 +166,12 @@ def report(predictions: dict[str, tuple[np.ndarray, np.ndarray]], unseen: Any) -
     return errors
 
 
-def draw(path: Path, starts: dict[str, Any], predictions: dict[str, Any], unseen: Any) -> None:
+def draw(
+    path: Path,
+    starts: dict[str, Weights],
+    predictions: dict[str, Predictions],
+    unseen: Episodes,
+) -> None:
     """Draws adaptation to the first few unseen tasks."""
     some = tf.nest.map_structure(lambda values: values[:NUM_DRAWN_TASKS], unseen)
     # For one batch it does not pay to compile.
@@ -173,7 +185,7 @@ def draw(path: Path, starts: dict[str, Any], predictions: dict[str, Any], unseen
     draw_adaptation(rows, path, during="a tenth of the way")
 
 
-def check_export(path: Path, unseen: Any, expected: np.ndarray) -> None:
+def check_export(path: Path, unseen: Episodes, expected: np.ndarray) -> None:
     """Adapts to one task through the export.
 
     Raises:

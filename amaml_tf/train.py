@@ -1,49 +1,6 @@
-"""`amaml-train`: learns an initialization from a family of tasks, and evaluates it.
+"""`python -m amaml_tf.train` is `amaml-train`."""
 
-    amaml-train --flagfile=configs/sinusoid.cfg --workdir=runs/sinusoid
-
-Run again, the same command goes on where it was stopped.
-"""
-
-from amaml_tf import commands
-from amaml_tf.evaluation import EVALUATION_FILE
-from amaml_tf.training import has_checkpoint, train
-
-
-def main() -> None:
-    """Trains as the flags say, then evaluates."""
-    experiment, workdir = commands.experiment(), commands.workdir()
-    experiment.require_free_or_own(workdir)
-    family = experiment.make_family()
-    learner = experiment.make_learner(family)
-    experiment.write(workdir)
-    if has_checkpoint(workdir):
-        print(f"Going on with the run in {workdir}.", flush=True)
-    num_steps = train(
-        learner,
-        family,
-        workdir,
-        num_meta_steps=experiment.num_meta_steps,
-        meta_batch_size=experiment.meta_batch_size,
-        seed=experiment.seed,
-        log_every=experiment.log_every,
-        checkpoint_every=experiment.checkpoint_every,
-    )
-    step = int(learner.optimizer.iterations)
-    if not num_steps:
-        print(
-            f"The run in {workdir} is finished: {step} meta-steps are done. A larger "
-            "--num_meta_steps goes on; amaml-evaluate evaluates again."
-        )
-    path = workdir / EVALUATION_FILE
-    if num_steps or not path.exists():
-        commands.evaluate_and_report(experiment, family, learner, step, path)
-
-
-def run() -> None:
-    """Entry point of the console command."""
-    commands.run(main)
-
+from amaml_tf.commands.train import run
 
 if __name__ == "__main__":
     run()

@@ -23,10 +23,11 @@ from typing import Any
 import tensorflow as tf
 from absl import flags
 
-from amaml_tf import commands
+from amaml_tf.commands import compare, running
+from amaml_tf.commands import flags as settings
+from amaml_tf.experiment import Experiment
 from amaml_tf.files import write_atomically
-from benchmarks import compare
-from benchmarks.provenance import provenance
+from amaml_tf.provenance import provenance
 
 _CONFIGS = flags.DEFINE_list(
     "configs",
@@ -61,7 +62,7 @@ class Cost:
 
 def cost() -> Cost:
     """Measures the experiment that the flags stand for."""
-    experiment = commands.experiment()
+    experiment = settings.read(Experiment)
     family = experiment.make_family()
     learner = experiment.make_learner(family)
     learner.make_train_function()
@@ -101,7 +102,7 @@ def cost_apart(config: str) -> Cost:
     return Cost(**json.loads(lines[-1]))
 
 
-def main() -> None:
+def main(kind: type[Experiment] = Experiment) -> None:
     """Measures all experiments, or the one that the flags stand for."""
     if _ALONE.value:
         print(json.dumps(dataclasses.asdict(cost())))
@@ -124,10 +125,10 @@ def main() -> None:
             f"| {found.draw / found.step:.1%} | {1e3 * found.fed_step:.3g} |"
         )
         print(lines[-1], flush=True)
-    origin = provenance("benchmarks.episode_sampling")
+    origin = provenance("python -m benchmarks.episode_sampling")
     lines += ["", *(f"- {name}: `{value}`" for name, value in origin.items()), ""]
     write_atomically(folder / "episode_sampling.md", "\n".join(lines))
 
 
 if __name__ == "__main__":
-    commands.run(lambda: compare.told(main))
+    running.run(main)

@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from amaml_tf import commands
+from amaml_tf.commands import compare, running
+from amaml_tf.commands import flags as experiment_flags
+from amaml_tf.errors import UsageError
 from amaml_tf.evaluation import Estimate
 from amaml_tf.experiment import Experiment
 from amaml_tf.files import write_atomically
-from amaml_tf.tasks.ratings import RatingsFamily, UserRatings
-from benchmarks import compare
-from benchmarks.provenance import provenance
+from amaml_tf.provenance import provenance
+from amaml_tf.tasks.ratings.ratings_family import RatingsFamily, UserRatings
 
 # What to predict of whom: user and item of each query rating, to predictions.
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -41,12 +42,12 @@ SHRINKAGES = (0.0, 2.0, 5.0, 10.0, 20.0)
 _SEEDS = (0, 1, 2)
 
 
-def main() -> None:
+def main(kind: type[Experiment] = Experiment) -> None:
     """Chooses on validation users, measures on test users, and writes rating_baselines.json."""
-    experiment, folder = commands.experiment(), compare.output()
+    experiment, folder = experiment_flags.read(kind), compare.output()
     family = experiment.make_family()
     if not isinstance(family, RatingsFamily):
-        raise ValueError(
+        raise UsageError(
             f"Expected a task of ratings, got {experiment.task!r}; pass --task=movielens_100k or "
             "another of them."
         )
@@ -58,7 +59,7 @@ def main() -> None:
             f"  {each['chosen']}",
             flush=True,
         )
-    values = {"provenance": provenance("benchmarks.rating_baselines"), "baselines": found}
+    values = {"provenance": provenance("python -m benchmarks.rating_baselines"), "baselines": found}
     write_atomically(folder / "rating_baselines.json", json.dumps(values, indent=1) + "\n")
     print(f"Written to {folder}/rating_baselines.json.", flush=True)
 
@@ -129,7 +130,7 @@ def fit_item_mean(training: UserRatings, support: UserRatings, shrinkage: float)
     return predict
 
 
-def fit_factorisation(training: UserRatings, support: UserRatings, **settings: Any) -> Predict:
+def fit_factorisation(training: UserRatings, support: UserRatings, **settings: float) -> Predict:
     """Biased matrix factorisation (scikit-surprise's SVD), the mean of three seeds' predictions."""
     import surprise  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
@@ -157,4 +158,4 @@ PREDICTORS: dict[str, tuple[Callable[..., Predict], dict[str, tuple[Any, ...]]]]
 
 
 if __name__ == "__main__":
-    commands.run(lambda: compare.told(main))
+    running.run(main)

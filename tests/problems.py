@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from amaml_tf.functional import FunctionalModel
+from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.solvers.system import System
 
 

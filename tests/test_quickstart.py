@@ -1,14 +1,15 @@
 """What a newcomer runs first, cut short: the quickstart, and the code of the README."""
 
 import functools
-import pathlib
 import re
 from typing import Any
 
 import keras
 import numpy as np
+import project
 
-from amaml_tf import execution, load_initialization, quickstart
+from amaml_tf import load_initialization, quickstart
+from amaml_tf.functional import execution
 
 
 def test_runs_from_end_to_end(tmp_path, monkeypatch, capsys):
@@ -31,7 +32,7 @@ def test_code_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     in_graphs = execution.Execution(vectorize=True, jit_compile=False)
     monkeypatch.setattr(execution, "choose", lambda *_: in_graphs)
-    text = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    text = (project.ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert len(blocks) == 3
     code = "\n".join(blocks).replace("epochs=5, steps_per_epoch=100", "epochs=1, steps_per_epoch=2")

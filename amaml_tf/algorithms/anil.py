@@ -1,4 +1,4 @@
-"""ANIL: almost no inner loop."""
+"""ANIL (almost no inner loop): MAML that adapts only the head of the model."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from collections.abc import Sequence
 import keras
 
 from amaml_tf.algorithms.adjoint_maml import AdjointMAML
+from amaml_tf.algorithms.base import REGISTRY
 from amaml_tf.algorithms.maml import gradient_descent_flow
 
 
+@REGISTRY.register("anil")
 class ANIL(AdjointMAML):
-    """MAML that adapts the head alone; the layers below learn features for all tasks.
+    """MAML that adapts only the head; the other layers learn features for all tasks.
 
-    The exact meta-gradient: of the layers below too, through the steps that their features lead
-    to. (`AdjointMAML` with `adapted_layers` is the same in continuous time.)
+    The meta-gradient is exact. For the other layers, it includes how their features change the
+    inner steps. (`AdjointMAML` with `adapted_layers` is the same in continuous time.)
 
     Args:
         step_size: learning rate of the inner steps, > 0.
         num_steps: inner steps, >= 1.
-        adapted_layers: names of the layers to adapt; None: the last of `model.layers` that has
-            trainable weights.
+        adapted_layers: names of the layers to adapt. None (default): the last of `model.layers`
+            that has trainable weights.
 
     Reference:
         Raghu, Raghu, Bengio, Vinyals, "Rapid learning or feature reuse? Towards understanding the

@@ -1,4 +1,4 @@
-"""Conjugate gradients for many linear systems at once, one row each."""
+"""Conjugate gradients for many linear systems at once, one per row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 class _Solve(NamedTuple):
-    """How far every row has come: vectors `[B, P]`, then `[B]`."""
+    """The state of the iteration: three fields `[B, P]`, then three `[B]`."""
 
     solution: tf.Tensor
     residual: tf.Tensor
@@ -23,22 +23,21 @@ class _Solve(NamedTuple):
 def solve(
     product: Callable[[tf.Tensor], tf.Tensor], right_side: tf.Tensor, max_num_steps: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Solves A x = b, approximately, in every row, for symmetric A.
+    """Solves A x = b approximately in every row, for symmetric A.
 
-    A row stops where its residual is that of rounding, and where A turns out not to be positive
-    along the direction at hand. It then keeps what it has: the solution in the space searched so
-    far, or b itself if that is the first direction (Nocedal and Wright, "Numerical Optimization",
-    algorithm 7.1).
+    A row stops when its residual is as small as rounding errors, or when A is not positive along
+    the current direction. It then keeps the solution in the space searched so far, or b itself if
+    this is the first direction (Nocedal and Wright, "Numerical Optimization", algorithm 7.1).
 
     Args:
-        product: maps vectors `[B, P]` to A times them.
+        product: maps vectors `[B, P]` to their products with A.
         right_side: b, `[B, P]`.
         max_num_steps: cap on the steps, >= 1; each takes one product.
 
     Returns:
-        x `[B, P]`, and the number of products of each row, int32 `[B]`. NaN where b is NaN.
+        x `[B, P]`, and the number of products of each row, int32 `[B]`. x is NaN where b is NaN.
     """
-    # Of length 1, or squares would underflow where gradients are small.
+    # Scaled to length 1, because squares of small gradients would underflow.
     size = tf.norm(right_side, axis=-1, keepdims=True)
     unit = tf.math.divide_no_nan(right_side, size)
     tolerance = float(np.finfo(right_side.dtype.as_numpy_dtype).eps) ** 2

@@ -1,4 +1,4 @@
-"""What algorithms share whose meta-gradient asks where the inner run ended, not which way."""
+"""Base class of algorithms whose meta-gradient depends only on the ends of the inner run."""
 
 from __future__ import annotations
 
@@ -8,25 +8,22 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from amaml_tf.adjoint import AdjointDiagnostics
-from amaml_tf.algorithms.base import (
-    Algorithm,
-    Episodes,
-    MetaGradients,
-    mean_over_tasks,
-    number_of_tasks,
-)
+from amaml_tf.algorithms.base import MetaGradients
+from amaml_tf.algorithms.flow_based import FlowBased
 from amaml_tf.algorithms.maml import gradient_descent_flow
-from amaml_tf.functional import FunctionalModel
+from amaml_tf.algorithms.task_weights import mean_over_tasks
+from amaml_tf.episodes import Episodes, number_of_tasks
+from amaml_tf.functional.model import FunctionalModel, State
+from amaml_tf.solvers.diagnostics import AdjointDiagnostics
 
 
 class EndPoints(NamedTuple):
-    """The ends of the inner runs of B tasks.
+    """The start and end points of the inner runs of B tasks.
 
     Attributes:
         start: `[B, P]`, u(0).
         adapted: `[B, P]`, u(T).
-        query_gradients: `[B, P]`, of the query loss at u(T).
+        query_gradients: `[B, P]`, gradients of the query loss at u(T).
         hessian_product: maps vectors `[B, P]` to their products with the Hessian of the support
             loss at u(T).
     """
@@ -37,13 +34,13 @@ class EndPoints(NamedTuple):
     hessian_product: Callable[[tf.Tensor], tf.Tensor]
 
 
-class EndPointAlgorithm(Algorithm):
-    """Gradient descent, and a meta-gradient made of its end points alone.
+class EndPointAlgorithm(FlowBased):
+    """Adapts by gradient descent; the meta-gradient depends only on its end points.
 
     Args:
         step_size: learning rate of the inner steps, > 0.
         num_steps: inner steps, >= 1.
-        proximal_weight: w >= 0 of a term w/2 |u - θ|² added to the support loss.
+        proximal_weight: w >= 0, for a term w/2 |u - θ|² added to the support loss.
     """
 
     def __init__(
@@ -54,19 +51,18 @@ class EndPointAlgorithm(Algorithm):
 
     @abc.abstractmethod
     def task_gradients(self, ends: EndPoints) -> tuple[tf.Tensor, AdjointDiagnostics | None]:
-        """Returns each task's part of the meta-gradient, `[B, P]`, and what it took, if much."""
+        """Returns each task's part of the meta-gradient, `[B, P]`, and its diagnostics or None."""
 
     def meta_gradients(
         self,
         function: FunctionalModel,
-        state: list[tf.Tensor],
+        state: State,
         episodes: Episodes,
         task_clip_norm: float | None = None,
     ) -> MetaGradients:
         support, query = episodes
-        parameters = [tf.convert_to_tensor(v) for v in function.model.trainable_variables]
-        start = self.start(function, parameters, number_of_tasks(episodes))
-        adapted, forward = self.adapt(function, state, support, start, differentiable=False)
+        start = function.initialization(number_of_tasks(episodes))
+        adapted, forward = self.adapt(function, state, support)
         losses, query_gradients, _, outputs = function.query_gradient(
             adapted, start.held, state, *query
         )

@@ -1,16 +1,18 @@
-"""First-order MAML."""
+"""First-order MAML: MAML without second derivatives."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
+from amaml_tf.algorithms.base import REGISTRY
 from amaml_tf.algorithms.end_points import EndPointAlgorithm, EndPoints
 
 
+@REGISTRY.register("first_order_maml")
 class FirstOrderMAML(EndPointAlgorithm):
-    """MAML without second derivatives: the gradient of the query loss where the inner run ends.
+    """MAML without second derivatives: the meta-gradient is that of the query loss at u(T).
 
-    No approximation of MAML on long runs: there the two gradients have little in common.
+    On long runs it does not approximate MAML: the two gradients have little in common.
 
     Args:
         step_size: learning rate of the inner steps, > 0.

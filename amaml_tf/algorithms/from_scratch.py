@@ -1,30 +1,28 @@
-"""From scratch: no meta-learning."""
+"""Baseline without meta-learning: keeps the random initialization."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-from amaml_tf.adaptation import Start
-from amaml_tf.algorithms.base import Episodes
+from amaml_tf.algorithms.base import REGISTRY
 from amaml_tf.algorithms.no_inner_run import NoInnerRun
-from amaml_tf.functional import FunctionalModel
+from amaml_tf.episodes import Episodes
+from amaml_tf.functional.model import FunctionalModel, Parameters, State
 
 
+@REGISTRY.register("from_scratch")
 class FromScratch(NoInnerRun):
-    """Keeps the random initialization; the baseline that tells what meta-learning is worth.
+    """Keeps the random initialization: a baseline that shows the benefit of meta-learning.
 
-    Its meta-gradient is 0, so that meta-steps change nothing and cost next to nothing. Only an
-    optimizer with weight decay (AdamW, Lion) would move the initialization still: use none.
+    Its meta-gradient is 0: meta-steps change nothing and cost almost nothing. Only an optimizer
+    with weight decay (AdamW, Lion) would still change the initialization: do not use one.
 
     Args:
-        flow: the inner run of evaluation and use. Default `GradientFlow()`.
-
-    Raises:
-        ValueError: if the flow's time or rates are to be learned: nothing here learns them.
+        flow: the inner run for evaluation and use. Default `GradientFlow()`.
     """
 
     def task_gradients(
-        self, function: FunctionalModel, state: list[tf.Tensor], episodes: Episodes, start: Start
+        self, function: FunctionalModel, state: State, episodes: Episodes, start: Parameters
     ) -> tf.Tensor:
         del function, state, episodes
         return tf.zeros_like(start.adapted)

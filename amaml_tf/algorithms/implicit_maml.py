@@ -1,37 +1,40 @@
-"""Implicit MAML."""
+"""Implicit MAML: meta-gradients from the implicit function theorem."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-from amaml_tf.adjoint import AdjointDiagnostics
 from amaml_tf.algorithms import conjugate_gradients
+from amaml_tf.algorithms.base import REGISTRY
 from amaml_tf.algorithms.end_points import EndPointAlgorithm, EndPoints
-from amaml_tf.solvers.diagnostics import COMPLETED, NON_FINITE
+from amaml_tf.errors import UsageError
+from amaml_tf.solvers.diagnostics import COMPLETED, NON_FINITE, AdjointDiagnostics
 
 
+@REGISTRY.register("implicit_maml")
 class ImplicitMAML(EndPointAlgorithm):
-    """Learns the initialization that the solution of each task is pulled to.
+    """Learns the initialization to which the solution of each task is pulled.
 
     A task's solution is u* = argmin L_S(u) + w/2 |u - θ|², which the inner run approximates. The
-    implicit function theorem gives the task's meta-gradient g, without the run, from
+    implicit function theorem gives the task's meta-gradient g, without the path of the run, from
 
         (I + H_S(u*) / (w + damping)) g = ∇L_Q(u*),    H_S = ∇²L_S
 
-    solved by conjugate gradients. It is exact as far as both are solved, where `cg_damping` is 0.
-    A task on whose first direction the matrix is not positive gives ∇L_Q(u*), as FirstOrderMAML.
-    `diagnostics.backward` counts the Hessian-vector products; its growth is |g| over |∇L_Q|.
+    which is solved by conjugate gradients. With `cg_damping` 0, g is as exact as u* and the solution
+    for g. If the matrix is not positive along the first direction, g is ∇L_Q(u*), as in
+    FirstOrderMAML.
+    `diagnostics.backward` counts the Hessian-vector products; its growth is |g| / |∇L_Q|.
 
     Args:
-        step_size: learning rate of the inner steps, > 0. Default 0.1: with the other defaults a
-            step of it shrinks the distance to u* to 0.8 or less, all steps to 3%.
-        num_steps: inner steps, >= 1. Default 16, of the paper (5-way Omniglot).
-        proximal_weight: w > 0. Default 2, of the paper.
-        num_cg_steps: most steps of conjugate gradients, >= 1. Default 5, of the paper.
-        cg_damping: >= 0, makes the matrix better conditioned, and the solution another. Default 0.
+        step_size: learning rate of the inner steps, > 0. Default 0.1: with the other defaults, a
+            step reduces the distance to u* to 0.8 of it or less, all steps to 3%.
+        num_steps: inner steps, >= 1. Default 16, as in the paper (5-way Omniglot).
+        proximal_weight: w > 0. Default 2, as in the paper.
+        num_cg_steps: cap on the steps of conjugate gradients, >= 1. Default 5, as in the paper.
+        cg_damping: >= 0, improves the condition of the matrix, but changes g. Default 0.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        UsageError: if an argument is out of its range.
 
     Reference:
         Rajeswaran, Finn, Kakade, Levine, "Meta-learning with implicit gradients", NeurIPS 2019.
@@ -46,14 +49,14 @@ class ImplicitMAML(EndPointAlgorithm):
         cg_damping: float = 0.0,
     ) -> None:
         if not proximal_weight > 0:
-            raise ValueError(
+            raise UsageError(
                 f"Expected proximal_weight to be above 0, got {proximal_weight}: without the pull "
-                "to the initialization a task's solution does not depend on it. Use MAML for that."
+                "to the initialization, a task's solution does not depend on it. Use MAML instead."
             )
         if num_cg_steps < 1:
-            raise ValueError(f"Expected num_cg_steps to be at least 1, got {num_cg_steps}.")
+            raise UsageError(f"Expected num_cg_steps to be at least 1, got {num_cg_steps}.")
         if not cg_damping >= 0:
-            raise ValueError(f"Expected cg_damping to be >= 0, got {cg_damping}.")
+            raise UsageError(f"Expected cg_damping to be >= 0, got {cg_damping}.")
         super().__init__(step_size, num_steps, proximal_weight=proximal_weight)
         self.num_cg_steps = num_cg_steps
         self.cg_damping = cg_damping

@@ -1,32 +1,35 @@
-"""MAML, by the discrete adjoint of gradient descent."""
+"""MAML, computed by the discrete adjoint of gradient descent."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from amaml_tf.algorithms.adjoint_maml import AdjointMAML
-from amaml_tf.gradient_flow import GradientFlow
+from amaml_tf.algorithms.base import REGISTRY
+from amaml_tf.errors import UsageError
+from amaml_tf.flow.gradient_flow import GradientFlow
 from amaml_tf.solvers.gradient_descent import GradientDescent
 
 
-def gradient_descent_flow(step_size: float, num_steps: int, **options: Any) -> GradientFlow:
+def gradient_descent_flow(
+    step_size: float, num_steps: int, proximal_weight: float = 0.0
+) -> GradientFlow:
     """Returns the flow whose solution is `num_steps` steps of gradient descent.
 
-    `options` are further arguments of `GradientFlow`.
-
     Raises:
-        ValueError: if `step_size` is not above 0 or `num_steps` is below 1.
+        UsageError: if `step_size` is not above 0 or `num_steps` is below 1.
     """
     if num_steps < 1:
-        raise ValueError(f"Expected num_steps to be at least 1, got {num_steps}.")
+        raise UsageError(f"Expected num_steps to be at least 1, got {num_steps}.")
     solver = GradientDescent(step_size)
-    return GradientFlow(final_time=step_size * num_steps, solver=solver, **options)
+    return GradientFlow(
+        final_time=step_size * num_steps, solver=solver, proximal_weight=proximal_weight
+    )
 
 
+@REGISTRY.register("maml")
 class MAML(AdjointMAML):
     """Model-agnostic meta-learning: differentiates through the steps of gradient descent.
 
-    The exact gradient, without a graph that grows with the steps.
+    The meta-gradient is exact, and the graph does not grow with the number of steps.
 
     Args:
         step_size: learning rate of the inner steps, > 0.

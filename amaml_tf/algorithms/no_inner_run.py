@@ -1,4 +1,4 @@
-"""What baselines share that adapt when they are tested, but not while they train."""
+"""Base class of baselines that adapt in evaluation, but not in training."""
 
 from __future__ import annotations
 
@@ -6,56 +6,42 @@ import abc
 
 import tensorflow as tf
 
-from amaml_tf.adaptation import Start
-from amaml_tf.algorithms.base import (
-    Algorithm,
-    Episodes,
-    MetaGradients,
-    mean_over_tasks,
-    number_of_tasks,
-)
-from amaml_tf.functional import FunctionalModel
-from amaml_tf.gradient_flow import GradientFlow
+from amaml_tf.algorithms.base import MetaGradients
+from amaml_tf.algorithms.flow_based import FlowBased
+from amaml_tf.algorithms.task_weights import mean_over_tasks
+from amaml_tf.episodes import Episodes, number_of_tasks
+from amaml_tf.flow.gradient_flow import GradientFlow
+from amaml_tf.functional.model import FunctionalModel, Parameters, State
 from amaml_tf.solvers.diagnostics import COMPLETED, NON_FINITE, nothing_done
 
 
-class NoInnerRun(Algorithm):
-    """A meta-gradient at the initialization itself.
+class NoInnerRun(FlowBased):
+    """An algorithm whose meta-gradient is taken at the initialization itself.
 
-    Losses and outputs of its `MetaGradients` are those of the initialization, where the other
-    algorithms have those after adaptation: an inner run that nothing learns from would be a waste.
+    The losses and outputs of its `MetaGradients` are those of the initialization; for the other
+    algorithms they are those after adaptation. (An inner run would not be used for anything.)
 
     Args:
-        flow: the inner run of evaluation and use. Default `GradientFlow()`.
-
-    Raises:
-        ValueError: if the flow's time or rates are to be learned: nothing here learns them.
+        flow: the inner run for evaluation and use. Default `GradientFlow()`.
     """
 
     def __init__(self, flow: GradientFlow | None = None) -> None:
         super().__init__(flow or GradientFlow())
-        if self.flow.learn_final_time or self.flow.learned_rates != "none":
-            raise ValueError(
-                f"Expected a flow with nothing to learn for {type(self).__name__}, which trains "
-                f"without an inner run, got learn_final_time={self.flow.learn_final_time} and "
-                f"learned_rates={self.flow.learned_rates!r}. Leave them out, or use AdjointMAML."
-            )
 
     @abc.abstractmethod
     def task_gradients(
-        self, function: FunctionalModel, state: list[tf.Tensor], episodes: Episodes, start: Start
+        self, function: FunctionalModel, state: State, episodes: Episodes, start: Parameters
     ) -> tf.Tensor:
         """Returns each task's part of the meta-gradient, `[B, P]`."""
 
     def meta_gradients(
         self,
         function: FunctionalModel,
-        state: list[tf.Tensor],
+        state: State,
         episodes: Episodes,
         task_clip_norm: float | None = None,
     ) -> MetaGradients:
-        parameters = [tf.convert_to_tensor(v) for v in function.model.trainable_variables]
-        start = self.start(function, parameters, number_of_tasks(episodes))
+        start = function.initialization(number_of_tasks(episodes))
         losses, outputs = function.query(start.adapted, start.held, state, *episodes[1])
         gradients = self.task_gradients(function, state, episodes, start)
         finite = tf.reduce_all(tf.math.is_finite(gradients), axis=-1)

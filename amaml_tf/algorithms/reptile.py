@@ -1,16 +1,18 @@
-"""Reptile."""
+"""Reptile: moves the initialization towards the adapted parameters."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
+from amaml_tf.algorithms.base import REGISTRY
 from amaml_tf.algorithms.end_points import EndPointAlgorithm, EndPoints
 
 
+@REGISTRY.register("reptile")
 class Reptile(EndPointAlgorithm):
-    """Moves the initialization towards where the inner runs end: the meta-gradient is θ - u(T).
+    """Moves the initialization towards the adapted parameters: the meta-gradient is θ - u(T).
 
-    It learns from the support sets alone; query sets are only measured.
+    It learns only from the support sets; the query loss is only measured.
 
     Args:
         step_size: learning rate of the inner steps, > 0.

@@ -1,20 +1,23 @@
-"""TensorFlow Probability's own solvers, in the terms of this library."""
+"""Makes the solvers of TensorFlow Probability usable in this library."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from amaml_tf.solvers import integrate as loop
+from amaml_tf.aliases import Scalar
+from amaml_tf.solvers.diagnostics import COMPLETED, NON_FINITE, STEP_LIMIT, Diagnostics
 from amaml_tf.solvers.dormand_prince import DormandPrince
+from amaml_tf.solvers.solution import Solution, as_tensor
 from amaml_tf.solvers.system import System
+from amaml_tf.solvers.tfp_solver import REGISTRY
 from amaml_tf.solvers.trajectory import Trajectory
+
+BDF = REGISTRY.register("bdf")(tfp.math.ode.BDF)
 
 
 def as_one_step(solver: tfp.math.ode.Solver) -> tfp.math.ode.Solver:
-    """Returns `DormandPrince` with the options of a `tfp.math.ode.DormandPrince`; others as is."""
+    """Returns `solver`, or, if it is TFP's `DormandPrince`, ours with the same options."""
     if not isinstance(solver, tfp.math.ode.DormandPrince):
         return solver
     options = {
@@ -28,7 +31,7 @@ def as_one_step(solver: tfp.math.ode.Solver) -> tfp.math.ode.Solver:
             "max_step_size_factor",
         )
     }
-    if solver._max_num_steps is not None:  # noqa: SLF001 - TFP has no public reading of it
+    if solver._max_num_steps is not None:  # noqa: SLF001 - TFP has no public attribute for it
         options["max_num_steps"] = int(solver._max_num_steps)  # noqa: SLF001
     return DormandPrince(**options)
 
@@ -36,17 +39,17 @@ def as_one_step(solver: tfp.math.ode.Solver) -> tfp.math.ode.Solver:
 def solve_on_grid(
     solver: tfp.math.ode.Solver,
     system: System,
-    final_time: Any,
+    final_time: Scalar,
     initial_state: tf.Tensor,
     num_intervals: int,
-) -> loop.Solution:
-    """Solves `system` with a foreign solver, and keeps the states at equally spaced times.
+) -> Solution:
+    """Solves `system` with a solver of TFP and records the states at equally spaced times.
 
-    The rows become one problem with one step size. The trajectory serves the continuous adjoint:
-    every interval counts as a step of one evaluation.
+    All rows are solved as one problem with one step size. The trajectory is for the continuous
+    adjoint: each interval counts as one step with one evaluation.
     """
     state = tf.convert_to_tensor(initial_state)
-    t1 = loop.as_tensor(final_time, state.dtype)
+    t1 = as_tensor(final_time, state.dtype)
     rows = tf.zeros_like(state[:, 0])
     fractions = tf.range(num_intervals + 1, dtype=state.dtype) / num_intervals
     results = solver.solve(
@@ -58,13 +61,13 @@ def solve_on_grid(
     nodes = tf.concat([state[tf.newaxis], results.states], axis=0)
     final_state = nodes[-1]
     finite = tf.reduce_all(tf.math.is_finite(final_state), axis=-1)
-    stopped = tf.where(results.diagnostics.status == 0, loop.COMPLETED, loop.STEP_LIMIT)
-    status = tf.where(finite, stopped, loop.NON_FINITE)
+    stopped = tf.where(results.diagnostics.status == 0, COMPLETED, STEP_LIMIT)
+    status = tf.where(finite, stopped, NON_FINITE)
     ones = tf.ones_like(status)
     evaluations = tf.cast(results.diagnostics.num_ode_fn_evaluations, tf.int32)
-    diagnostics = loop.Diagnostics(
+    diagnostics = Diagnostics(
         status=status,
-        time=tf.where(status == loop.COMPLETED, rows + t1, rows),
+        time=tf.where(status == COMPLETED, rows + t1, rows),
         num_accepted_steps=ones * num_intervals,
         num_rejected_steps=0 * ones,
         num_evaluations=ones * evaluations,
@@ -85,4 +88,4 @@ def solve_on_grid(
         final_time=rows + t1,
         final_state=final_state,
     )
-    return loop.Solution(final_state, diagnostics, trajectory)
+    return Solution(final_state, diagnostics, trajectory)

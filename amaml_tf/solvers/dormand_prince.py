@@ -1,22 +1,21 @@
-"""The method of Dormand and Prince."""
+"""The Dormand-Prince 5(4) solver."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
 from amaml_tf.solvers.explicit_runge_kutta import ExplicitRungeKutta
-from amaml_tf.solvers.one_step import OneStepSolver
 from amaml_tf.solvers.step_size_control import StepSizeControl
+from amaml_tf.solvers.tfp_solver import REGISTRY, AdjointSolverFn, OneStepSolver
 
 
+@REGISTRY.register("dormand_prince")
 class DormandPrince(StepSizeControl, ExplicitRungeKutta):
-    """Dormand-Prince 5(4): order 5, six evaluations a step, adaptive; for non-stiff problems.
+    """Dormand-Prince 5(4): order 5, adaptive, six evaluations per step; for non-stiff problems.
 
-    The method and the options of `tfp.math.ode.DormandPrince`, with two differences: the cap on
-    the steps holds always, also under XLA, where TFP's own solver can loop for ever; and a batch
-    of problems has a step size for each. A gradient flow is stiff when its run is long: see
+    The method and the options are those of `tfp.math.ode.DormandPrince`, with two differences. The
+    cap on the steps always holds, also under XLA, where TFP's own solver can loop forever. Each
+    problem of a batch has its own step size. A gradient flow is stiff when its run is long: see
     `RungeKuttaChebyshev`.
 
     Args:
@@ -29,10 +28,10 @@ class DormandPrince(StepSizeControl, ExplicitRungeKutta):
         max_num_steps: cap on the attempted steps of a solve. Default 16384.
         make_adjoint_solver_fn: see `tfp.math.ode.Solver`.
         validate_args: see `tfp.math.ode.Solver`.
-        name: of the solver.
+        name: name of the solver.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        UsageError: if an argument is out of its range.
 
     Reference:
         Dormand, Prince, "A family of embedded Runge-Kutta formulae", J. Comp. Appl. Math. 6
@@ -67,7 +66,7 @@ class DormandPrince(StepSizeControl, ExplicitRungeKutta):
         min_step_size_factor: float = 0.1,
         max_step_size_factor: float = 10.0,
         max_num_steps: int = 16384,
-        make_adjoint_solver_fn: Any = None,
+        make_adjoint_solver_fn: AdjointSolverFn | None = None,
         validate_args: bool = False,
         name: str = "dormand_prince",
     ) -> None:

@@ -1,21 +1,21 @@
-"""Explicit Runge-Kutta methods given by a tableau, and their reverse."""
+"""Explicit Runge-Kutta methods given by a tableau, and the derivatives of their steps."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from amaml_tf.solvers.one_step import OneStepSolver, Step
+from amaml_tf.solvers.method import Memory, Step
 from amaml_tf.solvers.system import System
+from amaml_tf.solvers.tfp_solver import OneStepSolver
 
 
 class ExplicitRungeKutta(OneStepSolver):
-    """One step of `U_i = y + h sum_{j<i} a_ij f(U_j)`, `y' = y + h sum_i b_i f(U_i)`.
+    """An explicit Runge-Kutta method, given by the matrix `a` and the weights `b`.
 
-    Subclasses set the class attributes. An adaptive subclass has `a` with one more row, equal to
-    `b`: f at the end of the step is that of the next one's start, and enters the error estimate.
+    One step is `U_i = y + h sum_{j<i} a_ij f(U_j)`, `y' = y + h sum_i b_i f(U_i)`. Subclasses set
+    the class attributes. An adaptive subclass evaluates one more stage, f at the end of the step.
+    It enters the error estimate, and the next step starts with it.
     """
 
     #: Matrix a `[S, S]`, strictly lower triangular; row i gives the state of stage i.
@@ -27,10 +27,10 @@ class ExplicitRungeKutta(OneStepSolver):
 
     @property
     def max_num_stages(self) -> int:  # type: ignore[override]
-        """The stages of the tableau."""
+        """The number of stages of the tableau."""
         return len(self.b)
 
-    def plan(self, memory: Any, step_size: tf.Tensor) -> tf.Tensor:
+    def plan(self, memory: Memory, step_size: tf.Tensor) -> tf.Tensor:
         del memory
         return tf.fill(tf.shape(step_size), len(self.b))
 
@@ -43,27 +43,28 @@ class ExplicitRungeKutta(OneStepSolver):
         known: tf.Tensor,
         step_size: tf.Tensor,
         num_stages: tf.Tensor,
-        points: Any = None,
-        offset: Any = 0,
+        points: tf.TensorArray | None = None,
+        offset: tf.Tensor | int = 0,
     ) -> Step:
         del num_stages
         recording = points is not None
-        last_point = tf.cast(points.size(), tf.int32) - 1 if recording else 0
+        last_point = 0 if points is None else tf.cast(points.size(), tf.int32) - 1
         stages = len(self.b)
         a = tf.constant(np.vstack([self.a, self.b]), state.dtype)
         c = tf.reduce_sum(a, axis=1)
         h = step_size[:, tf.newaxis]
-        # An adaptive method evaluates f at the new state, and next time knows that of stage 0.
+        # An adaptive method also evaluates f at the new state, which is stage 0 of the next step.
         count = stages + 1 if self.adaptive else stages
-        first = tf.constant(0)
-        slopes = tf.zeros([count, *state.shape], state.dtype)
+        first, slopes = tf.constant(0), tf.zeros([count, *state.shape], state.dtype)
         if self.adaptive:
             first = tf.cast(known, tf.int32)
             slopes = tf.tensor_scatter_nd_update(slopes, [[0]], [derivative])
-            if recording:
+            if points is not None:
                 points = points.write(tf.minimum(offset, last_point), state)
 
-        def stage(i: Any, slopes: Any, points: Any) -> tuple[Any, ...]:
+        def stage(
+            i: tf.Tensor, slopes: tf.Tensor, points: tf.TensorArray
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray]:
             stage_state = state + h * tf.tensordot(tf.gather(a, i), slopes[:stages], 1)
             if recording:
                 points = points.write(tf.minimum(offset + i, last_point), stage_state)
@@ -103,7 +104,9 @@ class ExplicitRungeKutta(OneStepSolver):
         c = tf.reduce_sum(a, axis=1)
         h = step_size[:, tf.newaxis]
 
-        def stage(i: Any, stage_bars: Any, constants: Any) -> tuple[Any, ...]:
+        def stage(
+            i: tf.Tensor, stage_bars: tf.Tensor, constants: tuple[tf.Tensor, ...]
+        ) -> tuple[tf.Tensor, tf.Tensor, tuple[tf.Tensor, ...]]:
             from_later = tf.tensordot(tf.gather(a, i, axis=1), stage_bars, 1)
             f_bar = h * (tf.gather(b, i) * cotangent + from_later)
             stage_bar, from_constants = system.vjp(

@@ -1,26 +1,26 @@
-"""What the fixed-step solvers share: their arguments."""
+"""Base class of the fixed-step solvers."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from amaml_tf.errors import UsageError
 from amaml_tf.solvers.explicit_runge_kutta import ExplicitRungeKutta
+from amaml_tf.solvers.tfp_solver import AdjointSolverFn
 
 
 class FixedStepSolver(ExplicitRungeKutta):
     """An explicit Runge-Kutta method with equal steps.
 
     Args:
-        step_size: length of a step in units of time, > 0. An interval that is no multiple of it
-            is covered by the fewest equal steps that are not longer.
-        max_num_steps: cap on the number of steps of a solve; None is as many as the interval
-            takes, which must then be a Python number.
+        step_size: length of a step in units of time, > 0. An interval that is not a multiple of it
+            is divided into the fewest equal steps that are not longer.
+        max_num_steps: cap on the number of steps of a solve. None (default): as many as the
+            interval needs, whose length must then be a Python number.
         make_adjoint_solver_fn: see `tfp.math.ode.Solver`.
         validate_args: see `tfp.math.ode.Solver`.
-        name: of the solver.
+        name: name of the solver.
 
     Raises:
-        ValueError: if `step_size` is not above 0 or `max_num_steps` is below 1.
+        UsageError: if `step_size` is not above 0 or `max_num_steps` is below 1.
     """
 
     adaptive = False
@@ -29,7 +29,7 @@ class FixedStepSolver(ExplicitRungeKutta):
         self,
         step_size: float,
         max_num_steps: int | None = None,
-        make_adjoint_solver_fn: Any = None,
+        make_adjoint_solver_fn: AdjointSolverFn | None = None,
         validate_args: bool = False,
         name: str | None = None,
     ) -> None:
@@ -39,8 +39,8 @@ class FixedStepSolver(ExplicitRungeKutta):
             name=name,
         )
         if not step_size > 0:
-            raise ValueError(f"Expected step_size to be above 0, got {step_size}.")
+            raise UsageError(f"Expected step_size to be above 0, got {step_size}.")
         if max_num_steps is not None and max_num_steps < 1:
-            raise ValueError(f"Expected max_num_steps to be None or >= 1, got {max_num_steps}.")
+            raise UsageError(f"Expected max_num_steps to be None or >= 1, got {max_num_steps}.")
         self.step_size = float(step_size)
         self.max_num_steps = max_num_steps

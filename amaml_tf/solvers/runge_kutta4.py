@@ -1,14 +1,16 @@
-"""The classical Runge-Kutta method."""
+"""The classical Runge-Kutta method, a fixed-step solver of order 4."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from amaml_tf.solvers.fixed_step import FixedStepSolver
+from amaml_tf.solvers.tfp_solver import REGISTRY
 
 
+@REGISTRY.register("runge_kutta4")
 class RungeKutta4(FixedStepSolver):
-    """The classical Runge-Kutta method, order 4, four evaluations a step.
+    """The classical Runge-Kutta method, order 4, four evaluations per step.
 
     See `FixedStepSolver` for the arguments.
     """

@@ -1,27 +1,27 @@
-"""What the adaptive solvers share: tolerances, factors, and the first step."""
+"""Base class of the adaptive solvers: tolerances, step size factors and the first step."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
+
+from amaml_tf.errors import UsageError
 
 
 class StepSizeControl:
-    """Tolerances and step size factors, checked where they enter.
+    """The tolerances and step size factors of an adaptive solver, checked when it is made.
 
     Args:
         rtol: relative tolerance per entry of the state, > 0.
         atol: absolute tolerance per entry of the state, > 0.
         first_step_size: the first step to try, > 0; None leaves the choice to the solver.
-        safety_factor: in (0, 1]; the next step is the one expected to have this fraction of the
-            tolerated error (to the power of 1 / error order).
-        min_step_size_factor: in (0, 1); a step shrinks at most by this factor.
-        max_step_size_factor: > 1; a step grows at most by this factor.
+        safety_factor: in (0, 1]; the next step is this fraction of the step whose expected error
+            is the tolerance.
+        min_step_size_factor: in (0, 1); the smallest factor by which a step changes.
+        max_step_size_factor: > 1; the largest factor by which a step changes.
         max_num_steps: cap on the attempted steps of a solve, >= 1.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        UsageError: if an argument is out of its range.
     """
 
     #: The local error is O(step_size ** error_order).
@@ -57,17 +57,17 @@ class StepSizeControl:
         }
         for name, (value, accepted, expected) in in_range.items():
             if not accepted:
-                raise ValueError(f"Expected {name} to be {expected}, got {value}.")
+                raise UsageError(f"Expected {name} to be {expected}, got {value}.")
         self.rtol = float(rtol)
         self.atol = float(atol)
         self.first_step_size = first_step_size
         self.safety_factor = float(safety_factor)
         self.min_step_size_factor = float(min_step_size_factor)
         self.max_step_size_factor = float(max_step_size_factor)
-        self.max_num_steps: Any = int(max_num_steps)
+        self.max_num_steps: int | None = int(max_num_steps)
 
     def step_size_factor(self, error_ratio: tf.Tensor) -> tf.Tensor:
-        """Returns by what to multiply a step whose error was `error_ratio` times the tolerance."""
+        """Returns the factor for a step size whose error was `error_ratio` times the tolerance."""
         ratio = tf.maximum(error_ratio, 1e-10)
         factor = self.safety_factor * ratio ** (-1.0 / self.error_order)
         return tf.clip_by_value(factor, self.min_step_size_factor, self.max_step_size_factor)

@@ -1,4 +1,4 @@
-"""What a solver is given to integrate: a batch of independent initial value problems."""
+"""The input of a solver: a batch of independent initial value problems."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ def elementwise_error_ratio(
     """Returns the root mean square of `error / (atol + rtol max(|state|, |new_state|))` per row.
 
     The usual mixed norm (Hairer, Nørsett, Wanner, "Solving ODEs I", section II.4): a step is
-    acceptable where the ratio is at most 1.
+    acceptable if the ratio is at most 1.
     """
     scale = atol + rtol * tf.maximum(tf.abs(state), tf.abs(new_state))
     return tf.sqrt(tf.reduce_mean(tf.square(error / scale), axis=-1))
 
 
 def _no_vjp(time: Tensor, state: Tensor, cotangent: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    raise NotImplementedError("Expected a System with vjp, to differentiate its solution.")
+    raise NotImplementedError(
+        "Expected a System with vjp for its adjoint, got one without. Give it a vjp."
+    )
 
 
 class System(NamedTuple):
-    """A batch of independent initial value problems dy/dt = f(t, y; c), one row a problem.
+    """A batch of independent initial value problems dy/dt = f(t, y; c), one per row.
 
-    Rows never mix: row i of every result depends on row i of the arguments alone. This is what
-    lets every row have its own step size.
+    Rows never mix: row i of every result depends only on row i of the arguments. Therefore every
+    row can have its own step size.
 
     Attributes:
         derivative: `(time [B], state [B, P]) -> [B, P]`, the right-hand side f.
@@ -40,7 +42,7 @@ class System(NamedTuple):
             transposed Jacobians df/dy and df/dc with `cotangent`; `constants` is a tuple with one
             tensor, of leading dimension B, for every constant c. Only adjoints need it.
         second_derivative: `(time, state, derivative [B, P]) -> [B, P]`, d²y/dt² where dy/dt is
-            `derivative`. Only dense output of a high order needs it; None if there is none.
+            `derivative`. Only dense output of high order needs it; None if there is none.
         error_ratio: the norm in which local errors are compared with the tolerances.
     """
 

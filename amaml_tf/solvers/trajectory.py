@@ -1,16 +1,16 @@
-"""The memory of a forward solve, of a fixed size however many steps it takes.
+"""The recorded trajectory of a forward solve, of a fixed size for any number of steps.
 
-Two buffers of K rows are filled as the solver goes:
+The solver fills two buffers of K rows:
 
 *points*: every state at which the derivative was evaluated, in order, for the first K evaluations.
-Runs that fit are reversed from them without recomputing anything.
+The backward pass of a run that fits reads them and recomputes nothing.
 
-*checkpoints*: the states at the start of steps. The number of steps is not known ahead, so the
+*checkpoints*: the states at the start of steps. The number of steps is not known in advance, so the
 buffer is thinned as it fills (online checkpointing; Wang, Moin, Iaccarino, SIAM J. Sci. Comput. 31
-(2009) 1967): step n is kept while n is a multiple of the *stride*, the smallest power of two above
-n // K. With the slot `n % K + n // K` this needs no copying: at any time the kept steps have
-distinct slots, and a new one overwrites only steps that the current stride no longer keeps. It
-holds for up to K * K steps.
+(2009) 1967). A step is kept while its number is a multiple of the *stride*, the smallest power of
+two above n // K, where n is the latest step. Step n is written to the slot `n % K + n // K`. No
+copying is needed: at any time the kept steps have different slots, and a new step overwrites only
+steps that the current stride no longer keeps. This holds for up to K * K steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import tensorflow as tf
 
 
 class StepRecord(NamedTuple):
-    """One step: start `[B]`, size `[B]`, evaluations `[B]`, evaluations of all steps before."""
+    """One step: start `[B]`, size `[B]`, evaluations `[B]`, evaluations of all earlier steps."""
 
     time: tf.Tensor
     step_size: tf.Tensor
@@ -30,21 +30,21 @@ class StepRecord(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """What a backward pass needs of a forward solve of B rows in at most M steps.
+    """The record of a forward solve of B rows in at most M steps, for the backward pass.
 
-    A *step* here is one pass of the solver's loop in which at least one row advanced; rows that
-    did not have a step size of zero there.
+    A *step* here is one pass of the solver's loop in which at least one row advanced. Rows that did
+    not advance have step size 0 in it.
 
     Attributes:
         checkpoints: `[K + 1, B, P]`, states at the start of the kept steps, by slot.
         points: `[K + 1, B, P]`, states where the derivative was evaluated, in order; `[1, B, P]`
-            and without meaning if they were not kept.
+            and meaningless if they were not kept.
         times: `[M, B]`, the start of every step.
         step_sizes: `[M, B]`.
         num_stages: `[M, B]` int32, evaluations of each row in each step.
-        offsets: `[M]` int32, evaluations (of the slowest row of each step) before every step.
-        num_steps: scalar int32; entries of the above from there on mean nothing.
-        num_points: scalar int32, evaluations (of the slowest row of each step) of the whole run.
+        offsets: `[M]` int32, evaluations before each step, counting the row with most in each.
+        num_steps: scalar int32; later entries of the arrays above are meaningless.
+        num_points: scalar int32, evaluations of the whole run, counted in the same way.
         final_time: `[B]`, the time reached.
         final_state: `[B, P]`.
     """
@@ -63,8 +63,8 @@ class Trajectory(NamedTuple):
     def step(self, n: tf.Tensor) -> StepRecord:
         """Returns the record of step `n`, an int32 scalar."""
         columns = (self.times, self.step_sizes, self.num_stages, self.offsets)
-        # Not `column[n]`: XLA would take `n`, and all it comes from, for compile-time constants,
-        # and compile anew for every batch.
+        # Not `column[n]`: XLA would treat `n`, and all it depends on, as compile-time constants,
+        # and would compile again for every batch.
         return StepRecord(*(tf.gather(column, n) for column in columns))
 
     @property
@@ -74,7 +74,7 @@ class Trajectory(NamedTuple):
 
     @property
     def has_points(self) -> bool:
-        """Whether the points of the forward solve were kept at all."""
+        """Whether the points of the forward solve were kept."""
         return self.points.shape[0] > 1
 
 
@@ -96,7 +96,7 @@ class Recorder(NamedTuple):
     ) -> Recorder:
         """Returns buffers for `capacity` states like `state` and `max_num_steps` steps.
 
-        Without `keep_points` they will not be written: the run is known not to fit.
+        Without `keep_points`, points will not be written: the run is known not to fit.
         """
 
         def array(size: int, dtype: tf.DType, shape: tf.TensorShape) -> tf.TensorArray:
@@ -104,7 +104,7 @@ class Recorder(NamedTuple):
 
         rows = state.shape[:1]
         return cls(
-            # One more row than asked for: what is not to be kept is written there.
+            # The last row, one more than requested, takes the states that are not kept.
             checkpoints=array(capacity + 1, state.dtype, state.shape),
             points=array(capacity + 1 if keep_points else 1, state.dtype, state.shape),
             times=array(max_num_steps, state.dtype, rows),
@@ -140,7 +140,7 @@ class Recorder(NamedTuple):
         )
 
     def finish(self, final_time: tf.Tensor, final_state: tf.Tensor) -> Trajectory:
-        """Returns what was recorded as tensors."""
+        """Returns the record as tensors."""
         return Trajectory(
             checkpoints=self.checkpoints.stack(),
             points=self.points.stack(),
@@ -164,9 +164,9 @@ def checkpoint_stride(step: tf.Tensor, capacity: int) -> tf.Tensor:
 
 
 def checkpoint_slot(step: tf.Tensor, capacity: int) -> tf.Tensor:
-    """Returns the row that keeps the start of `step`, or `capacity` if it is not to be kept.
+    """Returns the row for the start of `step`, or `capacity` if the step is not kept.
 
-    `capacity` must be a power of two, so that it is a multiple of every stride.
+    `capacity` must be a power of two: a multiple of every stride.
     """
     kept = step % checkpoint_stride(step, capacity) == 0
     return tf.where(kept, step % capacity + step // capacity, capacity)

@@ -1,55 +1,24 @@
-"""Families of tasks as `tf.data` streams of episodes.
+"""Task families: sources of episodes as `tf.data` streams.
 
-A new family is one new file and one line in `REGISTRY`.
+The file of a family registers it in `REGISTRY`, and one line here imports it. `--help` lists the
+families in the order of these lines.
 """
+# ruff: noqa: I001 - see above
 
-import functools
-from collections.abc import Callable
+from amaml_tf.tasks.functions.sinusoid import SinusoidFamily as SinusoidFamily
+from amaml_tf.tasks.functions.cosmixture import CosMixtureFamily as CosMixtureFamily
+from amaml_tf.tasks.functions.alpine import AlpineFamily as AlpineFamily
+from amaml_tf.tasks.images.omniglot import OmniglotFamily as OmniglotFamily
+from amaml_tf.tasks.images.cifar_fs import CifarFewShotFamily as CifarFewShotFamily
+from amaml_tf.tasks.images.tfds_images import TfdsImagesFamily as TfdsImagesFamily
+from amaml_tf.tasks.images.image_folder import ImageFolderFamily as ImageFolderFamily
+from amaml_tf.tasks.ratings.movielens import MovieLensFamily as MovieLensFamily
+from amaml_tf.tasks.ratings.ratings_csv import RatingsFileFamily as RatingsFileFamily
 
-from amaml_tf.tasks.base import TaskFamily
-from amaml_tf.tasks.cifar_fs import CifarFewShotFamily
-from amaml_tf.tasks.custom import from_dataset, from_function
-from amaml_tf.tasks.few_shot_images import FewShotImages
-from amaml_tf.tasks.image_folder import ImageFolderFamily
-from amaml_tf.tasks.images import LabelledImages
-from amaml_tf.tasks.movielens import MovieLensFamily
-from amaml_tf.tasks.omniglot import OmniglotFamily
-from amaml_tf.tasks.ratings import Ratings, RatingsFamily
-from amaml_tf.tasks.ratings_csv import RatingsFileFamily
-from amaml_tf.tasks.sinusoid import SinusoidFamily
-from amaml_tf.tasks.synthetic import AlpineFamily, CosMixtureFamily
-from amaml_tf.tasks.tfds_images import TfdsImagesFamily
+# Families made from data in memory, or from code, have no name for flags.
+from amaml_tf.tasks.custom import from_dataset as from_dataset, from_function as from_function
+from amaml_tf.tasks.images.few_shot_images import FewShotImages as FewShotImages
+from amaml_tf.tasks.images.labelled_images import LabelledImages as LabelledImages
+from amaml_tf.tasks.ratings.ratings_family import Ratings as Ratings, RatingsFamily as RatingsFamily
 
-# Families by the name that flags and flag files use; all arguments are keywords.
-REGISTRY: dict[str, Callable[..., TaskFamily]] = {
-    "sinusoid": SinusoidFamily,
-    "cosmixture": CosMixtureFamily,
-    "alpine": AlpineFamily,
-    "omniglot": OmniglotFamily,
-    "cifar_fs": CifarFewShotFamily,
-    "tfds": TfdsImagesFamily,
-    "image_folder": ImageFolderFamily,
-    "movielens_100k": functools.partial(MovieLensFamily, "100k"),
-    "movielens_1m": functools.partial(MovieLensFamily, "1m"),
-    "ratings_csv": RatingsFileFamily,
-}
-
-__all__ = [
-    "REGISTRY",
-    "AlpineFamily",
-    "CifarFewShotFamily",
-    "CosMixtureFamily",
-    "FewShotImages",
-    "ImageFolderFamily",
-    "LabelledImages",
-    "MovieLensFamily",
-    "OmniglotFamily",
-    "Ratings",
-    "RatingsFamily",
-    "RatingsFileFamily",
-    "SinusoidFamily",
-    "TaskFamily",
-    "TfdsImagesFamily",
-    "from_dataset",
-    "from_function",
-]
+from amaml_tf.tasks.base import REGISTRY as REGISTRY, TaskFamily as TaskFamily

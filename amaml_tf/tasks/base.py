@@ -1,10 +1,13 @@
-"""What every family of tasks offers: streams of episodes, and how predictions are judged."""
+"""The base class of all task families: streams of episodes, a loss and metrics."""
 
 import abc
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from amaml_tf.errors import UsageError
+from amaml_tf.registry import Registry
 
 # One task: ((support_x, support_y), (query_x, query_y)). A batch puts a task axis in front.
 Episode = tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -14,25 +17,25 @@ KINDS = ("regression", "classification")
 
 
 class TaskFamily(abc.ABC):
-    """Many small tasks of one kind: a support set to learn from, a query set to be judged on.
+    """A source of small tasks of one kind, each with a support set and a query set.
 
-    A subclass passes the sizes to this constructor and implements `_stream`, the episodes of one
-    task each. Everything else follows.
+    A task is learned from its support set and evaluated on its query set. A subclass passes the
+    sizes to this constructor and implements `_stream`, which gives episodes of one task each.
 
     Args:
         kind: "regression" (float targets of shape [examples, num_outputs]) or "classification"
             (int32 labels of shape [examples]).
         input_shape: shape of one input, without a batch axis.
-        num_outputs: how many numbers the network predicts (regression) or classes of a task
-            (classification).
-        num_support: support examples of a training task; for classification, of each class.
-        num_query: query examples of a training task; for classification, of each class.
+        num_outputs: how many numbers the network predicts (regression), or how many classes a
+            task has (classification).
+        num_support: support examples of a training task; for classification, per class.
+        num_query: query examples of a training task; for classification, per class.
         num_test_support: the same for validation and test tasks; None: as in training.
         num_test_query: the same for validation and test tasks; None: as in training.
         dtype: floating-point type of inputs and regression targets.
 
     Raises:
-        ValueError: a size is not positive, or `kind` is unknown.
+        UsageError: a size is not positive, or `kind` is unknown.
     """
 
     splits: tuple[str, ...] = SPLITS
@@ -50,7 +53,7 @@ class TaskFamily(abc.ABC):
         dtype: str = "float32",
     ) -> None:
         if kind not in KINDS:
-            raise ValueError(f"Expected kind to be one of {KINDS}, got {kind!r}; use one of them.")
+            raise UsageError(f"Expected kind to be one of {KINDS}, got {kind!r}; use one of them.")
         self.kind = kind
         self.input_shape = tuple(input_shape)
         self.num_outputs = require_positive("num_outputs", num_outputs)
@@ -69,18 +72,18 @@ class TaskFamily(abc.ABC):
         )
 
     def sizes(self, split: str) -> tuple[int, int]:
-        """Support and query examples of a task (of each of its classes, if it has any)."""
+        """Returns the numbers of support and query examples of a task (per class, if it has any)."""
         return self._train_sizes if split == "train" else self._test_sizes
 
     @property
     def loss(self) -> keras.losses.Loss:
-        """Loss of support and query sets alike, for predictions [examples, outputs]."""
+        """The loss of both support and query sets, for predictions [examples, outputs]."""
         if self.kind == "regression":
             return keras.losses.MeanSquaredError()
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def metrics(self) -> list[keras.metrics.Metric]:
-        """Fresh Keras metrics: "rmse" (regression) or "accuracy" (classification)."""
+        """Returns new Keras metrics: "rmse" (regression) or "accuracy" (classification)."""
         if self.kind == "regression":
             return [keras.metrics.RootMeanSquaredError(name="rmse")]
         return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
@@ -94,28 +97,28 @@ class TaskFamily(abc.ABC):
         start: int = 0,
         num_batches: int | None = None,
     ) -> tf.data.Dataset:
-        """A stream of episode batches `((support_x, support_y), (query_x, query_y))`.
+        """Returns a stream of episode batches `((support_x, support_y), (query_x, query_y))`.
 
-        Element i depends on (seed, split, start + i) alone, so a run that resumes at `start`
-        continues the stream it left. No global random state is read or changed.
+        Element i depends only on (seed, split, start + i), so a run that resumes at `start`
+        continues the same stream. No global random state is read or changed.
 
         Args:
             split: one of `splits`.
             batch_size: tasks in a batch, the first axis of every array.
-            seed: which stream.
-            start: number of the first batch.
-            num_batches: how many batches; None: without end.
+            seed: selects the stream.
+            start: number of the first batch, from 0.
+            num_batches: number of batches; None: no limit.
 
         Returns:
             A `tf.data.Dataset` whose shapes are static.
 
         Raises:
-            ValueError: unknown split, or a size that is not positive.
+            UsageError: unknown split, or a size that is not positive.
         """
         self.require_split(split)
         require_positive("batch_size", batch_size)
         if start < 0:
-            raise ValueError(
+            raise UsageError(
                 f"Expected start to be the number of a batch, 0 or more, got {start}; "
                 "pass 0 to begin at the beginning."
             )
@@ -126,40 +129,44 @@ class TaskFamily(abc.ABC):
         return batches.prefetch(tf.data.AUTOTUNE)
 
     def num_different_episodes(self, split: str) -> int | None:
-        """How many episodes `split` has before they repeat themselves; None: without bound."""
+        """Returns how many different episodes `split` has; None if there is no limit."""
         self.require_split(split)
         return None
 
     def task_indices(self, split: str, *, seed: int = 0, count: int) -> np.ndarray | None:
-        """Which task each of the first `count` episodes is of, int64 of shape [count].
+        """Returns the task of each of the first `count` episodes, int64 of shape [count].
 
         Args:
             split: one of `splits`.
-            seed: which stream of `episodes`.
-            count: how many episodes.
+            seed: selects the stream of `episodes`.
+            count: number of episodes.
 
         Returns:
-            The indices, or None where every episode counts as a task of its own.
+            The indices of the tasks, or None if every episode counts as a different task.
         """
         del seed, count
         self.require_split(split)
         return None
 
     def require_split(self, split: str) -> None:
-        """Raises ValueError unless `split` is one that this family has."""
+        """Raises UsageError unless this family has the split `split`."""
         if split not in self.splits:
-            raise ValueError(
+            raise UsageError(
                 f"Expected split to be one of {self.splits} for {type(self).__name__}, "
                 f"got {split!r}; use one of them."
             )
 
     @abc.abstractmethod
     def _stream(self, split: str, seed: int, first: int) -> tf.data.Dataset:
-        """Episodes of one task each, without end if possible, from number `first` on."""
+        """Returns episodes of one task each, from number `first` on; endless if possible."""
+
+
+#: Families, by the names that flags use. They take keyword arguments only.
+REGISTRY: Registry[TaskFamily] = Registry("task")
 
 
 def stream_seed(seed: int, split: str, purpose: str) -> tf.Tensor:
-    """Seed (int64 of shape [2]) of one stream of random numbers, apart from all other purposes."""
+    """Returns the seed (int64 of shape [2]) of a random stream that only `purpose` uses."""
     purposes = ("episodes", "order", "tasks", "scaler", "single")
     return tf.constant(
         [seed, SPLITS.index(split) + len(SPLITS) * purposes.index(purpose)], tf.int64
@@ -167,15 +174,15 @@ def stream_seed(seed: int, split: str, purpose: str) -> tf.Tensor:
 
 
 def fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
-    """Seed (int64 of shape [2]) of element `number` of the stream of random numbers `seed`.
+    """Returns the seed (int64 of shape [2]) of element `number` of the random stream `seed`.
 
-    `tf.random.fold_in` gives other numbers for other integer types; here all count as int64.
+    `tf.random.fold_in` gives different numbers for different integer types; here all are int64.
     """
     return tf.random.fold_in(seed, tf.cast(number, tf.int64))
 
 
 def require_positive(name: str, value: int) -> int:
-    """Returns `value` if it is 1 or more; otherwise raises ValueError."""
+    """Returns `value` if it is 1 or more; otherwise raises UsageError."""
     if value < 1:
-        raise ValueError(f"Expected {name} to be 1 or more, got {value}; pass a positive number.")
+        raise UsageError(f"Expected {name} to be 1 or more, got {value}; pass a positive number.")
     return value

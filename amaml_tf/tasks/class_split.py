@@ -1,4 +1,4 @@
-"""Which classes are for training, validation and testing: by seed, or by name."""
+"""Division of classes into training, validation and test splits: by seed or by name."""
 
 import json
 import pathlib
@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from amaml_tf.errors import UsageError
 from amaml_tf.tasks.base import SPLITS
 
-# Shares of the classes that CIFAR-FS and miniImageNet give to training, validation and testing.
+# Shares of the classes for training, validation and testing in CIFAR-FS and miniImageNet.
 SHARES = (0.64, 0.16, 0.20)
 
 ClassSplit = dict[str, list[int]]
@@ -17,24 +18,24 @@ ClassSplit = dict[str, list[int]]
 def split_by_seed(
     num_classes: int, seed: int = 0, sizes: Sequence[int] | None = None
 ) -> ClassSplit:
-    """Divides the classes at random.
+    """Returns a random division of the classes into splits.
 
     Args:
         num_classes: how many classes there are, labelled from 0.
-        seed: which division.
-        sizes: classes for training, validation and testing; None: 64%, 16% and the rest.
+        seed: selects the division.
+        sizes: numbers of classes for training, validation and testing; None: 64%, 16%, the rest.
 
     Returns:
         Labels of the classes of each split, in ascending order.
 
     Raises:
-        ValueError: `sizes` do not add up to `num_classes`.
+        UsageError: `sizes` do not add up to `num_classes`.
     """
     if sizes is None:
         train, validation = (round(share * num_classes) for share in SHARES[:2])
         sizes = (train, validation, num_classes - train - validation)
     if sum(sizes) != num_classes:
-        raise ValueError(
+        raise UsageError(
             f"Expected class counts of the splits that add up to the {num_classes} classes of the "
             f"data, got {tuple(sizes)}; correct the counts, or use the whole data set."
         )
@@ -44,7 +45,7 @@ def split_by_seed(
 
 
 def split_by_names(class_names: Sequence[str], split: Mapping[str, Sequence[str]]) -> ClassSplit:
-    """Divides the classes as a list of names says; classes in no list are left out.
+    """Returns the division that lists of class names give; classes in no list are left out.
 
     Args:
         class_names: name of each class, by label.
@@ -54,21 +55,21 @@ def split_by_names(class_names: Sequence[str], split: Mapping[str, Sequence[str]
         Labels of the classes of each split.
 
     Raises:
-        ValueError: an unknown split or class, or a class in two splits.
+        UsageError: an unknown split or class, or a class in two splits.
     """
     labels = {name: label for label, name in enumerate(class_names)}
     taken: dict[str, str] = {}
     for part, names in split.items():
         if part not in SPLITS:
-            raise ValueError(f"Expected splits {SPLITS}, got {part!r}; rename it.")
+            raise UsageError(f"Expected splits {SPLITS}, got {part!r}; rename it.")
         for name in names:
             if name not in labels:
-                raise ValueError(
+                raise UsageError(
                     f"Expected classes of the data set in split {part!r}, got {name!r}; use names "
                     f"such as {list(class_names[:3])}."
                 )
             if name in taken:
-                raise ValueError(
+                raise UsageError(
                     f"Expected every class once, got {name!r} in splits {taken[name]!r} and "
                     f"{part!r}; remove it from one."
                 )
@@ -80,16 +81,16 @@ def read_split_file(path: str) -> dict[str, list[str]]:
     """Reads `{"train": [names], "validation": [names], "test": [names]}` from a JSON file.
 
     Raises:
-        ValueError: there is no such file, or it holds something else.
+        UsageError: the file does not exist, or it holds something else.
     """
     file = pathlib.Path(path).expanduser()
     expected = 'a JSON file {"train": [class names], "validation": [...], "test": [...]}'
     if not file.is_file():
-        raise ValueError(f"Expected {expected}, got no file at {path}; check the path.")
+        raise UsageError(f"Expected {expected}, got no file at {path}; check the path.")
     try:
         split = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"Expected {expected}, got {path}: {error}; correct it.") from error
+        raise UsageError(f"Expected {expected}, got {path}: {error}; correct it.") from error
     if not isinstance(split, dict) or not all(isinstance(each, list) for each in split.values()):
-        raise ValueError(f"Expected {expected}, got another structure in {path}; correct it.")
+        raise UsageError(f"Expected {expected}, got another structure in {path}; correct it.")
     return split

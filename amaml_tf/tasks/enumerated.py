@@ -1,13 +1,14 @@
-"""Families whose tasks can be counted: a function, a user, anything with a number."""
+"""The base class of families whose tasks are numbered, such as functions or users."""
 
 import abc
 
 import numpy as np
 import tensorflow as tf
 
+from amaml_tf.errors import UsageError
 from amaml_tf.tasks.base import Episode, TaskFamily, fold_in, stream_seed
 
-# So many tasks that random ones are different ones.
+# So many tasks that two random tasks are practically never the same.
 UNLIMITED = 2**31 - 1
 
 
@@ -20,11 +21,11 @@ class EnumeratedTaskFamily(TaskFamily):
 
     @abc.abstractmethod
     def num_tasks(self, split: str) -> int:
-        """How many different tasks `split` has."""
+        """Returns the number of different tasks in `split`."""
 
     @abc.abstractmethod
     def _task_episode(self, split: str, index: tf.Tensor, seed: tf.Tensor) -> Episode:
-        """Episode of task `index` (scalar int64); `seed` is int64 of shape [2]."""
+        """Returns an episode of task `index` (scalar int64); `seed` is int64 of shape [2]."""
 
     def task_indices(self, split: str, *, seed: int = 0, count: int) -> np.ndarray | None:
         self.require_split(split)
@@ -34,28 +35,28 @@ class EnumeratedTaskFamily(TaskFamily):
         return np.fromiter(indices.as_numpy_iterator(), np.int64, count)
 
     def task_episode(self, split: str, index: int, seed: int = 0) -> Episode:
-        """One episode of one known task, without a task axis.
+        """Returns one episode of the task `index`, without a task axis.
 
         Args:
             split: one of `splits`.
-            index: which task, 0 to `num_tasks(split) - 1`.
-            seed: which visit to the task.
+            index: number of the task, 0 to `num_tasks(split) - 1`.
+            seed: selects the episode of the task.
 
         Returns:
             `((support_x, support_y), (query_x, query_y))` as eager tensors.
 
         Raises:
-            ValueError: unknown split or task.
+            UsageError: unknown split or task.
         """
         self.require_task(split, index)
         visit = fold_in(stream_seed(seed, split, "single"), index)
         return self._task_episode(split, tf.constant(index, tf.int64), visit)
 
     def require_task(self, split: str, index: int) -> None:
-        """Raises ValueError unless `split` has a task `index`."""
+        """Raises UsageError unless `split` has a task with number `index`."""
         self.require_split(split)
         if not 0 <= index < self.num_tasks(split):
-            raise ValueError(
+            raise UsageError(
                 f"Expected a task index from 0 to {self.num_tasks(split) - 1} in split {split!r} "
                 f"of {type(self).__name__}, got {index}; choose one in that range."
             )
@@ -72,7 +73,7 @@ class EnumeratedTaskFamily(TaskFamily):
         return visits.map(episode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     def _indices(self, split: str, seed: int, first: int) -> tf.data.Dataset:
-        """Which task each episode from number `first` on visits."""
+        """Returns the index of each episode's task, from episode number `first` on."""
         count = self.num_tasks(split)
         order_seed = stream_seed(seed, split, "order")
         if count == UNLIMITED:

@@ -2,15 +2,23 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import tensorflow as tf
+
+from amaml_tf.errors import UsageError
+
+if TYPE_CHECKING:  # imported where it is needed, because the import is slow
+    import tensorflow_datasets as tfds
+
+Builder: TypeAlias = "tfds.core.DatasetBuilder"
+
 
 PARSE_BATCH = 256
 
 
-def prepared_builder(name: str, data_dir: str | None, download: bool = False) -> Any:
-    """The `tensorflow_datasets` builder of a data set that lies in `data_dir`.
+def prepared_builder(name: str, data_dir: str | None, download: bool = False) -> Builder:
+    """Returns the `tensorflow_datasets` builder of a data set in `data_dir`.
 
     Args:
         name: name of the data set, such as "cifar100" or "movielens/100k-ratings".
@@ -21,13 +29,12 @@ def prepared_builder(name: str, data_dir: str | None, download: bool = False) ->
         A `tfds.core.DatasetBuilder`.
 
     Raises:
-        ValueError: no `data_dir`, no such data set, or it is not there and may not be downloaded.
+        UsageError: no `data_dir`, no such data set, or it is missing and `download` is False.
     """
-    # Imported here because it takes a while, and most families do without it.
     import tensorflow_datasets as tfds
 
     if data_dir is None:
-        raise ValueError(
+        raise UsageError(
             f"Expected data_dir, the folder that holds data set {name!r}, got none; "
             "pass --data_dir=FOLDER."
         )
@@ -35,14 +42,14 @@ def prepared_builder(name: str, data_dir: str | None, download: bool = False) ->
     try:
         builder = tfds.builder(name, data_dir=folder, try_gcs=False)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        raise ValueError(
+        raise UsageError(
             f"Expected the name of a data set of tensorflow_datasets, got {name!r}; "
             "see https://www.tensorflow.org/datasets/catalog for the names."
         ) from error
     if download:
         builder.download_and_prepare()
     elif not builder.is_prepared():
-        raise ValueError(
+        raise UsageError(
             f"Expected data set {name!r} at {builder.data_dir}, got nothing there; pass the "
             f"folder that holds it, or prepare it with `tfds build {name} --data_dir={folder}`."
         )
@@ -50,30 +57,30 @@ def prepared_builder(name: str, data_dir: str | None, download: bool = False) ->
 
 
 def parsed_records(
-    builder: Any,
+    builder: Builder,
     features: Mapping[str, tf.io.FixedLenFeature],
     tfds_splits: Sequence[str] | None = None,
 ) -> tf.data.Dataset:
-    """Batches of the raw features of a prepared data set, in the order of its files.
+    """Returns batches of the raw features of a prepared data set, in the order of its files.
 
-    Reads the TFRecord files directly: parsing many records at a time is up to twenty times as fast
-    as `Builder.as_dataset`, which parses them one by one (two seconds on Omniglot's 32,460).
+    It reads the TFRecord files directly. Parsing many records at a time is up to twenty times as
+    fast as `Builder.as_dataset`, which parses them one by one (two seconds for Omniglot's 32,460).
 
     Args:
         builder: from `prepared_builder`.
         features: what to read, as for `tf.io.parse_example`.
-        tfds_splits: which of its splits to join; None: all.
+        tfds_splits: the splits to join; None: all.
 
     Returns:
         Dictionaries of tensors of shape [batch].
 
     Raises:
-        ValueError: the data set was not prepared as TFRecord files.
+        UsageError: the data set was not prepared as TFRecord files.
     """
     import tensorflow_datasets as tfds
 
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
-        raise ValueError(
+        raise UsageError(
             f"Expected data set {builder.name!r} prepared as TFRecord files, got "
             f"{builder.info.file_format.value}; prepare it with --file_format=tfrecord."
         )

@@ -1,0 +1,110 @@
+"""Flags: one for every setting of an experiment, and --workdir."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from absl import flags
+
+from amaml_tf import algorithms, models, solvers, tasks
+from amaml_tf.errors import UsageError
+from amaml_tf.experiment import Experiment
+from amaml_tf.experiment.declaration import (
+    IN_EVALUATION,
+    Declared,
+    Setting,
+    Value,
+    as_text,
+    settings_of,
+)
+from amaml_tf.experiment.factories import arguments_of
+
+FLAGS = flags.FLAGS
+
+D = TypeVar("D", bound=Declared)
+
+_DEFINE: dict[type, Callable[..., object]] = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_bool,
+    tuple: flags.DEFINE_list,
+}
+
+
+def define(kind: type[Declared]) -> None:
+    """Defines the flags of the settings of `kind`, and brings the help of those there up to date.
+
+    What is registered after a flag was defined is then among its choices.
+    """
+    for name, declared in settings_of(kind).items():
+        if name not in FLAGS:
+            default = declared.default
+            if isinstance(default, tuple):
+                default = as_text(default)
+            _DEFINE[tuple if declared.is_list else declared.kind](name, default, "")
+        FLAGS[name].help = declared.help() + _takers(declared)
+
+
+def workdir() -> pathlib.Path:
+    """Returns the folder that --workdir names.
+
+    Raises:
+        UsageError: there is no such flag.
+    """
+    if not FLAGS.workdir:
+        raise UsageError(
+            "Expected --workdir, the folder of the run, got none; pass --workdir=FOLDER."
+        )
+    return pathlib.Path(FLAGS.workdir).expanduser()
+
+
+def read(kind: type[D]) -> D:
+    """Returns the settings that all flags together stand for."""
+    return kind(**{name: _value(each) for name, each in settings_of(kind).items()})
+
+
+def trained_experiment(kind: type[Experiment] = Experiment) -> Experiment:
+    """Returns the experiment of the run in --workdir, with the settings that flags give anew.
+
+    Raises:
+        UsageError: there is no run, or a flag asks for another model or task than it has.
+    """
+    folder = workdir()
+    stored = kind.read(folder)
+    declared = settings_of(kind)
+    given: dict[str, Any] = {
+        name: _value(each) for name, each in declared.items() if FLAGS[name].present
+    }
+    changed = dataclasses.replace(stored, **given)
+    changed.refuse_unless_like(stored, str(folder), IN_EVALUATION)
+    return changed
+
+
+def _value(declared: Setting) -> Value:
+    value = FLAGS[declared.name].value
+    if not isinstance(value, list):
+        return value
+    return declared.read(",".join(value)) if value else ()
+
+
+def _takers(declared: Setting) -> str:
+    """Which of those to choose from have the setting; nothing if all do."""
+    registries: Mapping[str, Mapping[str, Callable[..., object]]] = {
+        "task": tasks.REGISTRY,
+        "model": models.REGISTRY,
+        "solver": {**solvers.REGISTRY, **algorithms.REGISTRY},
+        "algorithm": algorithms.REGISTRY,
+    }
+    owners = registries.get(declared.of, {})
+    names = [name for name, made in owners.items() if declared.argument in arguments_of(made)]
+    return f" For {', '.join(names)}." if len(names) < len(owners) else ""
+
+
+define(Experiment)
+flags.DEFINE_string(
+    "workdir", None, "Folder of the run: its settings, checkpoints, logs and evaluation."
+)

@@ -1,0 +1,52 @@
+"""Running a command: its flags, and how a mistake is told."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from amaml_tf.commands.flags import define
+from amaml_tf.errors import TOLD, UsageError
+from amaml_tf.experiment import Experiment
+from amaml_tf.functional import execution
+
+FLAGS = flags.FLAGS
+
+
+def run(main: Callable[[type[Experiment]], None], kind: type[Experiment] = Experiment) -> None:
+    """Parses the flags and calls `main`; tells a user's mistake in one sentence.
+
+    Errors that tell of a mistake or of a failure that a user can do something about (`TOLD`) end
+    the command with exit status 1. All others come with their traceback. An interruption ends it
+    with exit status 130, as shells expect.
+
+    Args:
+        main: the command, a function of `kind`.
+        kind: `Experiment`, or a subclass that declares further settings.
+    """
+    name = pathlib.Path(sys.argv[0]).stem
+
+    def guarded(arguments: list[str]) -> None:
+        if not FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.ERROR)  # TensorFlow notes much that is no news
+        execution.compile_quickly()
+        try:
+            if arguments[1:]:
+                raise UsageError(
+                    f"Expected flags alone, got {' '.join(arguments[1:])!r}; write --NAME=VALUE."
+                )
+            main(kind)
+        except KeyboardInterrupt as interruption:
+            print(f"\n{name}: {str(interruption) or 'Interrupted.'}", file=sys.stderr)
+            sys.exit(130)
+        except TOLD as error:
+            sys.exit(f"{name}: {error}")
+
+    define(kind)
+    for module in ("amaml_tf.commands.flags", main.__module__):
+        for flag in FLAGS.get_flags_for_module(module):
+            FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # so that --help shows them
+    app.run(guarded)

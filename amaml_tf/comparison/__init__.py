@@ -1,0 +1,1 @@
+"""A comparison of methods: search, runs, table and figures."""

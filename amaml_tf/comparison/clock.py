@@ -1,0 +1,71 @@
+"""The seconds of training, counted alike for every method."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import time
+
+import keras
+
+from amaml_tf.files import write_atomically
+
+CLOCK_FILE = "clock.json"
+
+
+class Clock(keras.callbacks.Callback):
+    """Counts the seconds of the meta-steps, and stops training when `limit` of them are used.
+
+    The first meta-step of each process is compilation for the most part and is counted apart;
+    evaluations, logs and checkpoints are not counted. A run that goes on has the count of the
+    checkpoint that it goes on from. A `schedule`, if there is one, gives the meta learning rate at
+    every second.
+
+    Args:
+        workdir: of the run.
+        step: of that checkpoint.
+    """
+
+    def __init__(self, workdir: pathlib.Path, step: int) -> None:
+        super().__init__()
+        self._path = workdir / CLOCK_FILE
+        self.limit = math.inf
+        self.schedule: keras.optimizers.schedules.LearningRateSchedule | None = None
+        self.step, self.seconds, self.first_step_seconds = step, 0.0, 0.0
+        self._is_first = True
+        self._start = 0.0
+        self._seconds_at: dict[str, float] = {}
+        if self._path.is_file() and step:
+            stored = json.loads(self._path.read_text(encoding="utf-8"))
+            self.first_step_seconds = stored["first_step_seconds"]
+            self._seconds_at = {n: s for n, s in stored["seconds_at"].items() if int(n) <= step}
+            self.seconds = max(self._seconds_at.values(), default=0.0)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if self.schedule is not None:
+            self.model.optimizer.learning_rate = float(self.schedule(self.seconds))
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        float((logs or {}).get("loss", 0.0))  # an accelerator may still be at work
+        seconds = time.perf_counter() - self._start
+        self.step += 1
+        if self._is_first:
+            self._is_first = False
+            self.first_step_seconds += seconds
+        else:
+            self.seconds += seconds
+        if self.step % 100 == 0:
+            self.write()
+        if self.seconds >= self.limit:
+            self.model.stop_training = True
+
+    def write(self) -> None:
+        """Writes the count to the run's folder."""
+        self._seconds_at[str(self.step)] = self.seconds
+        values = {
+            "first_step_seconds": self.first_step_seconds,
+            "seconds_at": self._seconds_at,
+        }
+        write_atomically(self._path, json.dumps(values) + "\n")

@@ -1,0 +1,211 @@
+"""Doing many runs, in this process or several at a time in processes of their own."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from amaml_tf.comparison.runs import Run, execute, result_of
+from amaml_tf.errors import UsageError, WorkerError
+from amaml_tf.experiment import Experiment
+
+LOG_FOLDER = "logs"
+_PATIENCE = 30  # seconds for an interrupted worker to save its checkpoint
+_BETWEEN_INTERRUPTIONS = 8  # seconds
+
+Report = Callable[[Run, dict[str, Any]], None]
+
+
+class Here:
+    """Does runs one after another in this process.
+
+    Args:
+        folder: of the comparison.
+        kind: of the experiments.
+    """
+
+    def __init__(self, folder: pathlib.Path, kind: type[Experiment] = Experiment) -> None:
+        self._folder = folder
+        self._kind = kind
+
+    def do(self, runs: list[Run], report: Report) -> None:
+        """Does `runs`, telling `report` of each; its output goes to a log."""
+        for run in runs:
+            with _logged(self._folder):
+                result = execute(run, self._folder, self._kind)
+            report(run, result)
+
+
+class Workers:
+    """Does runs in processes that live as long as this object, each doing one run at a time.
+
+    A worker gets a run as a line of JSON on its input and answers with a line on its output. It
+    ends when its input does, so none outlives this process.
+
+    Args:
+        folder: of the comparison.
+        count: how many processes, the processor's cores shared out among them.
+    """
+
+    def __init__(self, folder: pathlib.Path, count: int) -> None:
+        self._folder = folder
+        (folder / LOG_FOLDER).mkdir(parents=True, exist_ok=True)
+        threads = max(1, (os.cpu_count() or 1) // count)
+        self._processes = [self._start(number, threads) for number in range(count)]
+
+    def do(self, runs: list[Run], report: Report) -> None:
+        """Does `runs`, telling `report` of each as it ends.
+
+        Raises:
+            UsageError: a run is refused, in the words of its worker.
+            WorkerError: a worker ended.
+        """
+        waiting: queue.Queue[Run] = queue.Queue()
+        for run in runs:
+            waiting.put(run)
+        answers: queue.Queue[tuple[Run | None, str | None]] = queue.Queue()
+        for process in self._processes:
+            arguments = (process, waiting, answers)
+            threading.Thread(target=_converse, args=arguments, daemon=True).start()
+        for _ in runs:
+            done, error = answers.get()
+            if done is None:
+                raise WorkerError(
+                    f"Expected a worker to live, but one ended (see {self._folder / LOG_FOLDER}); "
+                    "run the same command again to go on, with a smaller --parallel if memory is "
+                    "short."
+                )
+            if error is not None:
+                raise UsageError(error)
+            result = result_of(done, self._folder)
+            if result is not None:
+                report(done, result)
+
+    def close(self) -> None:
+        """Ends the workers; those at work save a checkpoint first."""
+        for process in self._processes:
+            with contextlib.suppress(OSError):
+                process.stdin.close()  # type: ignore[union-attr]
+        for process in self._processes:
+            _await_end(process)
+
+    def _start(self, number: int, threads: int) -> subprocess.Popen[str]:
+        limits = {
+            "TF_NUM_INTRAOP_THREADS": str(threads),
+            "TF_NUM_INTEROP_THREADS": str(threads),
+            "OMP_NUM_THREADS": str(threads),
+        }
+        with (self._folder / LOG_FOLDER / f"worker_{number}.log").open("a") as log:
+            return subprocess.Popen(
+                [*_this_program(), f"--worker={self._folder}"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | limits,
+            )
+
+
+def _this_program() -> list[str]:
+    """The program that runs here, without its arguments."""
+    spec = sys.modules["__main__"].__spec__
+    return [sys.executable, *(["-m", spec.name] if spec else sys.argv[:1])]
+
+
+def _await_end(process: subprocess.Popen[str]) -> None:
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def crew(
+    folder: pathlib.Path, count: int, kind: type[Experiment] = Experiment
+) -> Iterator[Here | Workers]:
+    """What does the runs: this process, or `count` others until the context ends."""
+    if count == 1:
+        yield Here(folder, kind)
+        return
+    workers = Workers(folder, count)
+    try:
+        yield workers
+    finally:
+        workers.close()
+
+
+def serve(folder: pathlib.Path, kind: type[Experiment] = Experiment) -> None:
+    """The life of a worker: does the runs on its input until there are no more."""
+    # A shell lets its background jobs ignore interruptions.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    answers, runs = sys.stdout, _read_runs()
+    with contextlib.redirect_stdout(sys.stderr):
+        while (run := runs.get()) is not None:
+            error = None
+            try:
+                execute(run, folder, kind)
+            except UsageError as refused:
+                error = str(refused)
+            except KeyboardInterrupt:
+                return
+            print(json.dumps({"error": error}), file=answers, flush=True)
+
+
+def _read_runs() -> queue.Queue[Run | None]:
+    """Reads runs in the background, and interrupts the one at work when the input ends."""
+    runs: queue.Queue[Run | None] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            runs.put(Run(**json.loads(line)))
+        runs.put(None)
+        while True:  # some code swallows an interruption
+            _thread.interrupt_main()
+            time.sleep(_BETWEEN_INTERRUPTIONS)
+
+    threading.Thread(target=read, daemon=True).start()
+    return runs
+
+
+def _converse(
+    process: subprocess.Popen[str],
+    waiting: queue.Queue[Run],
+    answers: queue.Queue[tuple[Run | None, str | None]],
+) -> None:
+    """Hands a worker one run after another; (None, None) says that it ended."""
+    while True:
+        try:
+            run = waiting.get_nowait()
+        except queue.Empty:
+            return
+        try:
+            print(json.dumps(dataclasses.asdict(run)), file=process.stdin, flush=True)
+            answer = process.stdout.readline()  # type: ignore[union-attr]
+        except (OSError, ValueError):
+            answer = ""
+        if not answer:
+            answers.put((None, None))
+            return
+        answers.put((run, json.loads(answer)["error"]))
+
+
+@contextlib.contextmanager
+def _logged(folder: pathlib.Path) -> Iterator[None]:
+    """Sends what is printed to a log."""
+    (folder / LOG_FOLDER).mkdir(parents=True, exist_ok=True)
+    path = folder / LOG_FOLDER / "log.txt"
+    with path.open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        yield

@@ -1,0 +1,148 @@
+"""The one evaluation protocol: unseen episodes, before and after adaptation, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from amaml_tf.algorithms.task_weights import arrived
+from amaml_tf.episodes import Episodes
+from amaml_tf.errors import UsageError
+from amaml_tf.evaluation.episode_measures import Measure, per_episode
+from amaml_tf.evaluation.results import CurvePoint, Evaluation
+from amaml_tf.evaluation.statistics import Estimate, means_of_tasks
+from amaml_tf.evaluation.ways import Way, way_of
+from amaml_tf.learner.meta_learner import MetaLearner
+
+
+def evaluate(
+    learner: MetaLearner,
+    episodes: Iterable[Episodes],
+    num_episodes: int = 600,
+    metrics: Sequence[keras.metrics.Metric] = (),
+    times: Sequence[float] | None = None,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    steps: Sequence[int] | None = None,
+    task_indices: np.ndarray | None = None,
+    all_layers: bool = False,
+) -> Evaluation:
+    """Adapts to the support sets of episodes and measures on their query sets.
+
+    Every episode counts alike: a loss or a metric is computed for each alone, then averaged.
+
+    Args:
+        learner: compiled.
+        episodes: batches of episodes, `num_episodes` in all or more; surplus ones don't count.
+        num_episodes: at least 2.
+        metrics: Keras metrics of the query sets, beside the loss.
+        times: times to measure at, the last in place of the flow's final time. None: the
+            algorithm's own inner run, measured at its end.
+        optimizer: train by this Keras optimizer from the initialization in place of the flow; see
+            `FineTuning`.
+        steps: numbers of the optimizer's steps to measure at.
+        task_indices: which task each episode is of, ints of shape [num_episodes], where tasks come
+            back: the estimates are then over tasks. None: every episode is another task.
+        all_layers: the optimizer trains all layers, not only those that the algorithm adapts.
+
+    Returns:
+        An `Evaluation`. Its curve begins at 0, before adaptation.
+
+    Raises:
+        UsageError: there are too few episodes, or times, optimizer and steps do not fit.
+        AdaptationError: the adaptation of a task fails, and the learner is not to drop such tasks.
+    """
+    evaluator = Evaluator(learner, metrics, times, optimizer, steps, all_layers)
+    return evaluator(episodes, num_episodes, task_indices)
+
+
+class Evaluator:
+    """`evaluate` for a learner that is measured again and again: its programs are compiled once.
+
+    Every call measures the learner as it is then. Arguments and errors are those of `evaluate`.
+    """
+
+    def __init__(
+        self,
+        learner: MetaLearner,
+        metrics: Sequence[keras.metrics.Metric] = (),
+        times: Sequence[float] | None = None,
+        optimizer: keras.optimizers.Optimizer | None = None,
+        steps: Sequence[int] | None = None,
+        all_layers: bool = False,
+    ) -> None:
+        self._make_way = way_of(learner, times, optimizer, steps, all_layers)
+        self._measure = per_episode(metrics)
+
+    def __call__(
+        self,
+        episodes: Iterable[Episodes],
+        num_episodes: int = 600,
+        task_indices: np.ndarray | None = None,
+    ) -> Evaluation:
+        """Returns the `Evaluation` on these episodes."""
+        if task_indices is not None and len(task_indices) < num_episodes:
+            raise UsageError(
+                f"Expected the task_indices of {num_episodes} episodes, got {len(task_indices)}; "
+                "give one for each, or None."
+            )
+        way = self._make_way()
+        batches: list[dict[str, Any]] = []
+        count = 0
+        for batch in episodes:
+            values = tf.nest.map_structure(np.asarray, _values(way, batch, self._measure))
+            batches.append(values)
+            count += values["arrived"].size
+            if count >= num_episodes:
+                break
+        if count < num_episodes:
+            raise UsageError(
+                f"Expected {num_episodes} episodes to evaluate on, got {count}; give more, or ask "
+                "for fewer."
+            )
+        whole = tf.nest.map_structure(lambda *parts: np.concatenate(parts)[:num_episodes], *batches)
+        return _summary(whole, way, task_indices)
+
+
+def _values(way: Way, batch: Episodes, measure: Measure) -> dict[str, Any]:
+    """What is measured of each episode of a batch: arrays `[B]`."""
+    batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
+    targets = batch[1][1]
+    (losses, outputs), points = way.points(batch)
+    curve = [{"loss": losses, **measure(targets, outputs)}]
+    fine: bool | tf.Tensor = True
+    evaluations: int | tf.Tensor = 0
+    for losses, outputs, diagnostics in points:
+        curve.append({"loss": losses, **measure(targets, outputs)})
+        fine &= arrived(diagnostics, losses)
+        evaluations += diagnostics.num_evaluations
+    return {"arrived": fine, "gradient_evaluations": evaluations, "curve": curve}
+
+
+def _summary(values: dict[str, Any], way: Way, task_indices: np.ndarray | None) -> Evaluation:
+    """The estimates from one value an episode, over the episodes that arrived."""
+    fine = values["arrived"]
+    tasks = None if task_indices is None else np.asarray(task_indices)[: fine.size][fine]
+
+    def counted(each: np.ndarray) -> np.ndarray:
+        return each[fine] if tasks is None else means_of_tasks(each[fine], tasks)
+
+    curve = []
+    for at, point in zip((0.0, *way.ends), values["curve"], strict=True):
+        each = {name: counted(found) for name, found in point.items()}
+        measures = {name: Estimate.of(found) for name, found in each.items()}
+        curve.append(CurvePoint(at, measures, {name: v.tolist() for name, v in each.items()}))
+    num_episodes = int(fine.sum())
+    return Evaluation(
+        num_episodes=num_episodes,
+        num_failed_episodes=int(fine.size) - num_episodes,
+        num_tasks=None if tasks is None else np.unique(tasks).size,
+        before=curve[0].measures,
+        after=curve[-1].measures,
+        gradient_evaluations=Estimate.of(counted(values["gradient_evaluations"])),
+        unit=way.unit,
+        curve=curve,
+    )

@@ -1,0 +1,106 @@
+"""What an evaluation found: its numbers, as a table and as files."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import pathlib
+
+from amaml_tf.aliases import PathLike
+from amaml_tf.evaluation.statistics import Estimate
+from amaml_tf.files import write_atomically
+
+EVALUATION_FILE = "evaluation.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvePoint:
+    """Query loss and metrics by name, `at` a time or a number of steps of adaptation.
+
+    Attributes:
+        at: when.
+        measures: means, with their intervals.
+        values: what they are the means of, one value an episode, or one a task where tasks come
+            back: to compare learners on the same tasks, pair by pair.
+    """
+
+    at: float
+    measures: dict[str, Estimate]
+    values: dict[str, list[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an initialization is worth on unseen episodes.
+
+    Attributes:
+        num_episodes: how many episodes were measured.
+        num_failed_episodes: further ones that failed, left out (`on_failure="drop"`).
+        num_tasks: of how many tasks the episodes are, where tasks come back. Then the estimates
+            are over tasks, of the mean of each task's episodes; None: over episodes.
+        before: query loss and metrics of the initialization itself, by name.
+        after: the same after adaptation to the support sets.
+        gradient_evaluations: of the inner run.
+        unit: what the curve goes along: "time" (of the flow) or "step" (of an optimizer).
+        curve: the same measurements on the way, from 0 (`before`) to the end (`after`), all on
+            the same episodes.
+    """
+
+    num_episodes: int
+    num_failed_episodes: int
+    num_tasks: int | None
+    before: dict[str, Estimate]
+    after: dict[str, Estimate]
+    gradient_evaluations: Estimate
+    unit: str
+    curve: list[CurvePoint]
+
+    def table(self) -> str:
+        """Returns a small table in plain text: the ends, and the curve if it has more points."""
+        counted = f"{self.num_episodes} episodes"
+        if self.num_tasks is not None:
+            counted += f", {self.num_tasks} tasks"
+        lines = [f"{counted:<26}{'before adaptation':>22}{'after adaptation':>22}"]
+        lines += [
+            f"{name:<26}{self.before[name]!s:>22}{self.after[name]!s:>22}" for name in self.after
+        ]
+        lines.append(f"{'gradient evaluations':<26}{'':>22}{self.gradient_evaluations!s:>22}")
+        if self.num_failed_episodes:
+            lines.append(f"{'failed, left out':<26}{'':>22}{self.num_failed_episodes!s:>22}")
+        if len(self.curve) > 2:
+            lines.append(self._rows_of_curve())
+        over = "episodes" if self.num_tasks is None else "tasks, of each one's mean over episodes"
+        return "\n".join([*lines, f"(mean over {over} ± half width of its 95% interval)"])
+
+    def _rows_of_curve(self) -> str:
+        names = list(self.after)
+        heads = [f"{'after ' + self.unit:<26}", *(f"{name:>22}" for name in names)]
+        rows = ["".join(heads)]
+        for point in self.curve:
+            estimates = (f"{point.measures[name]!s:>22}" for name in names)
+            rows.append(f"{point.at:<26g}" + "".join(estimates))
+        return "\n".join(rows)
+
+    def write(self, path: PathLike, **context: object) -> None:
+        """Writes the estimates, and `context` (what they are of), to a JSON file.
+
+        The curve goes to a CSV file of that name beside it as well: columns `time` or `step`,
+        `metric`, `mean` and `half_width`, a row for every point and metric.
+        """
+        values = {**context, "confidence": 0.95, **dataclasses.asdict(self)}
+        values["curve"] = [
+            {self.unit: point["at"], **point["measures"]} for point in values["curve"]
+        ]
+        write_atomically(path, json.dumps(values, indent=2) + "\n")
+        write_atomically(pathlib.Path(path).with_suffix(".csv"), self._csv())
+
+    def _csv(self) -> str:
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow([self.unit, "metric", "mean", "half_width"])
+        for point in self.curve:
+            for name, estimate in point.measures.items():
+                rows.writerow([f"{point.at:g}", name, estimate.mean, estimate.half_width])
+        return text.getvalue()

@@ -1,0 +1,84 @@
+"""Ways to adapt that can be evaluated: the algorithm's own, along times, along an optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import keras
+import tensorflow as tf
+
+from amaml_tf.aliases import Outputs
+from amaml_tf.episodes import Episodes, number_of_tasks
+from amaml_tf.errors import UsageError
+from amaml_tf.evaluation.fine_tuning import FineTuning
+from amaml_tf.learner.curves import Point
+from amaml_tf.learner.meta_learner import MetaLearner
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A way to adapt.
+
+    Attributes:
+        unit: of the curve.
+        ends: where it is measured, 0 apart.
+        points: of a batch of episodes gives the query losses and outputs before adaptation, and a
+            `Point` for every end, one by one so that not all outputs are kept.
+    """
+
+    unit: str
+    ends: tuple[float, ...]
+    points: Callable[[Episodes], tuple[tuple[tf.Tensor, Outputs], Iterable[Point]]]
+
+
+def way_of(
+    learner: MetaLearner,
+    times: Sequence[float] | None,
+    optimizer: keras.optimizers.Optimizer | None,
+    steps: Sequence[int] | None,
+    all_layers: bool,
+) -> Callable[[], Way]:
+    """Returns what gives the way to adapt as of now: a learned final time changes."""
+    if (optimizer is None) != (steps is None) or (times is not None and steps is not None):
+        given = {"times": times, "optimizer": optimizer, "steps": steps}
+        names = " and ".join(name for name, value in given.items() if value is not None)
+        raise UsageError(
+            "Expected times, or an optimizer and its steps, or none of these, got "
+            f"{names}; leave out or add what makes it one of them. Steps of gradient descent are "
+            "times, multiples of its step size, or steps of keras.optimizers.SGD."
+        )
+
+    def before(batch: Episodes) -> tuple[tf.Tensor, Outputs]:
+        function = learner.function
+        start = function.initialization(number_of_tasks(batch))
+        return function.query(*start, function.state(), *batch[1])
+
+    if optimizer is not None and steps is not None:
+        numbers = tuple(map(int, _in_order("steps", steps)))
+        fine_tuning = FineTuning(learner, optimizer, all_layers)
+        run = Way("step", numbers, lambda b: (before(b), fine_tuning.points(b, numbers)))
+        return lambda: run
+    if times is not None:
+        ends = tuple(map(float, _in_order("times", times)))
+        run = Way("time", ends, lambda b: (before(b), learner.predict_along(b, ends)))
+        return lambda: run
+
+    def own(batch: Episodes) -> tuple[tuple[tf.Tensor, Outputs], Iterator[Point]]:
+        predictions = learner.predict_episodes(batch)
+        diagnostics = predictions.diagnostics.forward
+        return predictions.before, iter([Point(*predictions.after, diagnostics)])
+
+    return lambda: Way("time", (float(learner.algorithm.final_time()),), own)
+
+
+def _in_order(name: str, numbers: Sequence[float]) -> list[float]:
+    """Returns the numbers above 0, each once, in increasing order; 0 is measured anyway."""
+    ends = sorted(set(numbers) - {0})
+    if not ends or not ends[0] > 0 or not math.isfinite(ends[-1]):
+        raise UsageError(
+            f"Expected {name} of 0 or more, one of them above 0, got {tuple(numbers)}; pass such "
+            "as 10, 100, 1000."
+        )
+    return ends

@@ -1,0 +1,286 @@
+"""The settings of an experiment: every one is declared here, and nowhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from amaml_tf import algorithms, models, solvers, tasks
+from amaml_tf.algorithms.learned_flow import LEARNED_RATES
+from amaml_tf.errors import UsageError
+from amaml_tf.experiment.declaration import (
+    IN_EVALUATION,
+    ON_RESUMING,
+    Declared,
+    as_text,
+    setting,
+)
+from amaml_tf.flow.gradient_flow import ADJOINTS
+from amaml_tf.functional import execution
+from amaml_tf.learner.meta_learner import ON_FAILURE
+from amaml_tf.tasks.functions.paper_functions import VARIANTS
+
+
+def _adjoint_solvers() -> list[str]:
+    return [name for name, made in solvers.REGISTRY.items() if made is not solvers.BDF]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(Declared):
+    """Everything that decides how a training run goes, as plain values.
+
+    Each field is a flag of the commands. None leaves a setting to the default of the class that it
+    is for. A setting that is given, but that the chosen task, model, solver or algorithm does not
+    have, is an error.
+
+    Raises:
+        UsageError: a value is not of its setting's type or out of its range, or two settings
+            exclude each other.
+    """
+
+    task: str = setting("Family of tasks.", "sinusoid", choices=lambda: tasks.REGISTRY)
+    data_dir: str | None = setting(
+        "Folder (or file) that holds the data of the tasks.", may_change=ON_RESUMING
+    )
+    download: bool | None = setting(
+        "Download the data set if data_dir does not hold it.", of="task", may_change=ON_RESUMING
+    )
+    num_ways: int | None = setting("Classes of a classification task.", of="task", least=1)
+    num_support: int | None = setting(
+        "Support examples of a task (classification: of each class).", of="task", least=1
+    )
+    num_query: int | None = setting(
+        "Query examples of a task (classification: of each class).", of="task", least=1
+    )
+    num_test_support: int | None = setting(
+        "num_support of validation and test tasks.",
+        of="task",
+        least=1,
+        may_change=IN_EVALUATION,
+    )
+    num_test_query: int | None = setting(
+        "num_query of validation and test tasks.", of="task", least=1, may_change=IN_EVALUATION
+    )
+    dimension: int | None = setting("Coordinates of x.", of="task", least=1)
+    num_tasks: int | None = setting("Tasks in each split.", of="task", least=1)
+    task_seed: int | None = setting("Which tasks of a synthetic family.", of="task", least=0)
+    variant: str | None = setting(
+        "Whose definition of the functions.", of="task", choices=lambda: VARIANTS
+    )
+    dataset: str | None = setting(
+        "Name of the data set, such as cifar100.", of="task", argument="name"
+    )
+    image_size: int | None = setting("Height and width of images.", of="task", least=1)
+    channels: int | None = setting("1 (grey) or 3 (RGB).", of="task", least=1)
+    class_split_file: str | None = setting(
+        "JSON file that divides the classes into splits.", of="task"
+    )
+    split_seed: int | None = setting(
+        "Which random division of classes or users.", of="task", least=0
+    )
+    num_factors: int | None = setting(
+        "Latent factors among an item's features.", of="task", least=1
+    )
+    dtype: str = setting("Of tasks and model.", "float32", choices=lambda: ("float32", "float64"))
+
+    model: str | None = setting(
+        "Network. Default: cnn for images, else mlp.", choices=lambda: models.REGISTRY
+    )
+    hidden_units: tuple[int, ...] | None = setting(
+        "Width of each hidden layer.", of="model", least=1
+    )
+    activation: str | None = setting("Activation of the hidden layers.", of="model")
+    filters: int | None = setting("Channels of every convolution.", of="model", least=1)
+    num_blocks: int | None = setting("Number of convolutions.", of="model", least=1)
+    downsampling: str | None = setting(
+        "How a convolution halves the image.", of="model", choices=lambda: models.DOWNSAMPLINGS
+    )
+    batch_normalization: bool | None = setting("Normalize before the ReLU.", of="model")
+    batch_statistics: bool = setting(
+        "Batch normalization uses the statistics of the batch at hand, not stored ones.", True
+    )
+
+    algorithm: str = setting("Meta-learner.", "adjoint_maml", choices=lambda: algorithms.REGISTRY)
+    final_time: float | None = setting(
+        "T, how long to adapt to a task: inner learning rate times inner steps.",
+        of="flow",
+        above=0,
+        may_change=IN_EVALUATION,
+    )
+    solver: str | None = setting(
+        "ODE solver. Default: runge_kutta_chebyshev.",
+        of="flow",
+        choices=lambda: solvers.REGISTRY,
+        may_change=IN_EVALUATION,
+    )
+    step_size: float | None = setting(
+        "Step of a fixed-step solver, or inner learning rate.",
+        of="solver",
+        above=0,
+        may_change=IN_EVALUATION,
+    )
+    num_steps: int | None = setting(
+        "Inner steps of algorithms without an ODE solver.",
+        of="algorithm",
+        least=1,
+        may_change=IN_EVALUATION,
+    )
+    rtol: float | None = setting(
+        "Relative tolerance of an adaptive solver.",
+        of="solver",
+        above=0,
+        may_change=IN_EVALUATION,
+    )
+    atol: float | None = setting(
+        "Absolute tolerance of an adaptive solver.",
+        of="solver",
+        above=0,
+        may_change=IN_EVALUATION,
+    )
+    # A cap on the steps, and what follows a failure, change nothing in the steps that a run took.
+    max_num_steps: int | None = setting(
+        "Cap on the solver's steps.", of="solver", least=1, may_change=ON_RESUMING
+    )
+    adjoint: str | None = setting(
+        "How the meta-gradient is computed.",
+        of="flow",
+        choices=lambda: ADJOINTS,
+        may_change=IN_EVALUATION,
+    )
+    adjoint_solver: str | None = setting(
+        "Solver of the adjoint ODE of --adjoint=continuous. Default: that of the flow.",
+        of="flow",
+        choices=_adjoint_solvers,
+        may_change=IN_EVALUATION,
+    )
+    max_checkpoints: int | None = setting(
+        "States that a buffer of the inner run holds, a power of two. Default: 128 MiB.",
+        of="flow",
+        least=2,
+        may_change=ON_RESUMING,
+    )
+    adapted_layers: tuple[str, ...] | None = setting(
+        "Names of the layers that adaptation changes. Default: all.", of="algorithm"
+    )
+    learn_final_time: bool | None = setting("Learn T, from final_time on.", of="algorithm")
+    max_final_time: float | None = setting(
+        "How far a learned T may grow. Default: any.", of="algorithm", above=0
+    )
+    shortest_time: float | None = setting(
+        "Spread the training tasks' times from here to final_time.", of="algorithm", above=0
+    )
+    learned_rates: str | None = setting(
+        "Learn inner rates.", of="algorithm", choices=lambda: LEARNED_RATES
+    )
+    proximal_weight: float | None = setting(
+        "Weight of the pull to the initialization.",
+        of="flow",
+        least=0,
+        may_change=IN_EVALUATION,
+    )
+    num_cg_steps: int | None = setting(
+        "Most steps of conjugate gradients for a meta-gradient.", of="algorithm", least=1
+    )
+    cg_damping: float | None = setting(
+        "Added to proximal_weight in the meta-gradient.", of="algorithm", least=0
+    )
+    on_failure: str | None = setting(
+        "If the adaptation of a task fails: raise (stop) or drop (leave the task out).",
+        choices=lambda: ON_FAILURE,
+        may_change=ON_RESUMING,
+    )
+
+    seed: int = setting("Of the first weights and of the stream of episodes.", 0, least=0)
+    num_meta_steps: int = setting(
+        "Meta-updates to train for.", 1000, least=1, may_change=ON_RESUMING
+    )
+    meta_batch_size: int = setting("Tasks in a meta-update.", 5, least=1)
+    optimizer: str = setting("Name of the Keras optimizer of the meta-updates.", "adam")
+    meta_learning_rate: float = setting("Learning rate of the meta-updates.", 1e-3, above=0)
+    decay_steps: int | None = setting(
+        "Meta-steps over which the rate falls to 0 along a cosine. Default: it stays.", above=0
+    )
+    clip_norm: float | None = setting("Largest norm of a meta-gradient. Default: any.", above=0)
+    task_clip_norm: float | None = setting(
+        "Largest norm of one task's meta-gradient. Default: any.", above=0
+    )
+    vectorize: str = setting(
+        "Tasks of a batch as one vectorised program.",
+        "auto",
+        choices=lambda: execution.MODES,
+        may_change=ON_RESUMING,
+    )
+    jit_compile: str = setting(
+        "Compile the meta-step with XLA.",
+        "auto",
+        choices=lambda: execution.MODES,
+        may_change=ON_RESUMING,
+    )
+    log_every: int = setting(
+        "Meta-steps between two entries of the logs.", 100, least=1, may_change=ON_RESUMING
+    )
+    checkpoint_every: int = setting(
+        "Meta-steps between two checkpoints.", 500, least=1, may_change=ON_RESUMING
+    )
+
+    num_eval_episodes: int = setting(
+        "Unseen episodes to evaluate on.", 600, least=2, may_change=ON_RESUMING
+    )
+    eval_batch_size: int = setting(
+        "Episodes to evaluate at a time.", 20, least=1, may_change=ON_RESUMING
+    )
+    eval_seed: int = setting("Which unseen episodes.", 0, least=0, may_change=ON_RESUMING)
+    eval_split: str = setting(
+        "Whose episodes.",
+        "test",
+        choices=lambda: ("test", "validation"),
+        may_change=ON_RESUMING,
+    )
+    eval_optimizer: str | None = setting(
+        "Name of a Keras optimizer to adapt by. Default: the algorithm's own inner run.",
+        may_change=ON_RESUMING,
+    )
+    eval_learning_rate: float | None = setting(
+        "Learning rate of --eval_optimizer.", above=0, may_change=ON_RESUMING
+    )
+    eval_weight_decay: float | None = setting(
+        "Weight decay of --eval_optimizer.", least=0, may_change=ON_RESUMING
+    )
+    eval_steps: tuple[int, ...] | None = setting(
+        "Numbers of steps of --eval_optimizer to measure at: 10,100,1000.", may_change=ON_RESUMING
+    )
+    eval_all_layers: bool | None = setting(
+        "--eval_optimizer trains all layers, not only those that the algorithm adapts.",
+        may_change=ON_RESUMING,
+    )
+    eval_times: tuple[float, ...] | None = setting(
+        "Times of the inner run to measure at: 0.5,5. The last stands for --final_time.",
+        may_change=ON_RESUMING,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("eval_steps", "eval_times"):
+            values = getattr(self, name)
+            if values and not (min(values) >= 0 and max(values) > 0):
+                raise UsageError(
+                    f"Expected {name} of 0 or more, one of them above 0, got {as_text(values)}; "
+                    "pass other numbers."
+                )
+        if self.eval_optimizer is None:
+            self._refuse_what_needs_an_eval_optimizer()
+        elif self.eval_times or not self.eval_steps:
+            came = "eval_times" if self.eval_times else "none"
+            raise UsageError(
+                f"Expected eval_steps with eval_optimizer={self.eval_optimizer}, got {came}; "
+                "pass something like --eval_steps=10,100,1000, and no --eval_times."
+            )
+
+    def _refuse_what_needs_an_eval_optimizer(self) -> None:
+        for name in ("eval_steps", "eval_learning_rate", "eval_weight_decay", "eval_all_layers"):
+            value = getattr(self, name)
+            if value is not None and value != ():
+                raise UsageError(
+                    f"Expected an eval_optimizer with {name}={as_text(value)}, got none; pass "
+                    "--eval_optimizer=sgd for steps of gradient descent, or --eval_times for the "
+                    "algorithm's own inner run (a step's time is its size)."
+                )

@@ -1,0 +1,1 @@
+"""The inner training run as a gradient flow, and its derivative."""

@@ -1,0 +1,147 @@
+"""The inner training run as an ODE: its final time, its solver and its adjoint."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from amaml_tf.aliases import Scalar
+from amaml_tf.errors import UsageError
+from amaml_tf.flow.adjoint import Adjoint, continuous_adjoint, discrete_adjoint
+from amaml_tf.flow.buffers import capacity_of
+from amaml_tf.flow.vector_field import Constants, relative_to_displacement
+from amaml_tf.solvers.adopt import as_one_step, solve_on_grid
+from amaml_tf.solvers.loop import integrate
+from amaml_tf.solvers.method import Method
+from amaml_tf.solvers.runge_kutta_chebyshev import RungeKuttaChebyshev
+from amaml_tf.solvers.solution import Solution, num_fixed_steps
+from amaml_tf.solvers.system import System
+from amaml_tf.solvers.tfp_solver import OneStepSolver
+
+ADJOINTS = ("discrete", "continuous", "backsolve")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GradientFlow:
+    """Training on a task as a gradient flow: its final time, its solver and its adjoint.
+
+    For the support loss L_S of a task, the parameters u follow
+
+        du/dt = -∇L_S(u),    u(0) = θ,    t in [0, final_time]
+
+    One step of gradient descent with rate α is one Euler step: N of them describe the same
+    trajectory as `final_time = N α`.
+
+    The tolerances of an adaptive solver are relative to the distance from the initialization: the
+    local error of a step may be at most `rtol` |u - θ| + `atol`. The norm of the error and |u - θ|
+    are root mean squares of the entries (see `relative_to_displacement`).
+
+    Args:
+        final_time: T, > 0, in units of time: learning rate times number of steps. Default 5.
+        solver: a `tfp.math.ode.Solver`. Default `RungeKuttaChebyshev()`, made for the stiff, real
+            spectrum of a gradient flow. `tfp.math.ode.DormandPrince` is replaced by the solver of
+            the same name in `amaml_tf.solvers`. Other TFP solvers (BDF) allow only the adjoints
+            "continuous" and "backsolve".
+        adjoint: "discrete" (default) is the exact derivative of the solver's own steps;
+            "continuous" solves the adjoint ODE of the paper over the stored trajectory;
+            "backsolve" is TFP's own gradient, which integrates the flow backwards and fails on
+            long runs. Use "backsolve" only for comparison.
+        adjoint_solver: solver of the adjoint ODE of "continuous", with its own tolerances. None
+            (default): `solver`, or `RungeKuttaChebyshev()` if `solver` is a solver of TFP.
+        max_checkpoints: number of states in each of the (at most three) buffers of a run, a power
+            of two. None (default): as many as fit into 128 MiB, between 16 and 4096, and enough
+            for the solver's cap on steps; for fixed steps that do not fit, the fewest possible.
+            A buffer of K states serves runs of up to K² steps. States that do not fit are
+            recomputed once in the backward pass.
+        proximal_weight: w >= 0, for a term w/2 |u - θ|² added to L_S. Default 0.
+
+    Raises:
+        UsageError: if an argument is out of its range, or does not fit the others.
+
+    Reference:
+        Li, Wang, Narayan, Kirby, Zhe, "Meta-Learning with Adjoint Methods", AISTATS 2023.
+    """
+
+    final_time: float = 5.0
+    solver: tfp.math.ode.Solver = dataclasses.field(default_factory=RungeKuttaChebyshev)
+    adjoint: str = "discrete"
+    adjoint_solver: tfp.math.ode.Solver | None = None
+    max_checkpoints: int | None = None
+    proximal_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.final_time > 0:
+            raise UsageError(f"Expected final_time to be above 0, got {self.final_time}.")
+        if not self.proximal_weight >= 0:
+            raise UsageError(f"Expected proximal_weight to be >= 0, got {self.proximal_weight}.")
+        if self.adjoint not in ADJOINTS:
+            raise UsageError(f"Expected adjoint to be one of {ADJOINTS}, got {self.adjoint!r}.")
+        k = self.max_checkpoints
+        if k is not None and (k < 2 or k & (k - 1)):
+            raise UsageError(f"Expected max_checkpoints to be a power of two >= 2, got {k}.")
+        if not isinstance(self.solver, tfp.math.ode.Solver):
+            raise UsageError(
+                f"Expected solver to be a tfp.math.ode.Solver, got {self.solver!r}. Use one "
+                "of amaml_tf.solvers."
+            )
+        object.__setattr__(self, "solver", as_one_step(self.solver))
+        if self.adjoint == "discrete" and not isinstance(self.solver, OneStepSolver):
+            raise UsageError(
+                f"Expected a solver of amaml_tf.solvers for adjoint='discrete', got "
+                f"{type(self.solver).__name__}, whose steps cannot be differentiated. Use "
+                "adjoint='continuous'."
+            )
+
+    @property
+    def max_num_steps(self) -> int | None:
+        """Cap on the steps of a solve; None for solvers of TFP, which count steps differently."""
+        if not isinstance(self.solver, OneStepSolver):
+            return None
+        if self.solver.max_num_steps is not None:
+            return self.solver.max_num_steps
+        return num_fixed_steps(self.solver.step_size, float(self.final_time))
+
+    def solve(
+        self, system: System, initial_state: tf.Tensor, final_time: Scalar, *, record: bool
+    ) -> Solution:
+        """Integrates `system` from `initial_state` `[B, P]` to `final_time` (scalar, or `[B]`).
+
+        With `record`, the trajectory is kept for `adjoint_of`.
+        """
+        capacity = self._capacity(initial_state)
+        max_num_steps = self.max_num_steps
+        if max_num_steps is None:
+            return solve_on_grid(self.solver, system, final_time, initial_state, capacity)
+        return integrate(
+            self._bounded_solver(capacity),
+            system._replace(error_ratio=relative_to_displacement(initial_state)),
+            0.0,
+            final_time,
+            initial_state,
+            max_num_steps=max_num_steps,
+            capacity=capacity if record else None,
+        )
+
+    def adjoint_of(
+        self, system: System, solution: Solution, cotangent: tf.Tensor, constants: Constants
+    ) -> Adjoint:
+        """Returns the `Adjoint` of a recorded `solution` for `cotangent` `[B, P]`, that of u(T)."""
+        zeros = tuple(tf.zeros_like(constant) for constant in constants)
+        solver = self._bounded_solver(self._capacity(cotangent))
+        trajectory = solution.recorded
+        if self.adjoint == "discrete":
+            return discrete_adjoint(solver, system, trajectory, cotangent, zeros)
+        adjoint_solver = self.adjoint_solver or self.solver
+        if not isinstance(adjoint_solver, OneStepSolver):
+            adjoint_solver = RungeKuttaChebyshev()
+        cap = adjoint_solver.max_num_steps or tf.int32.max
+        return continuous_adjoint(solver, system, trajectory, cotangent, zeros, adjoint_solver, cap)
+
+    def _capacity(self, state: tf.Tensor) -> int:
+        return capacity_of(self.solver, self.max_num_steps, self.max_checkpoints, state)
+
+    def _bounded_solver(self, capacity: int) -> Method | tfp.math.ode.Solver:
+        """Returns the solver, limited to steps that fit a buffer: `capacity` evaluations."""
+        return self.solver.bounded(capacity) if isinstance(self.solver, Method) else self.solver

@@ -1,0 +1,1 @@
+"""A Keras model and its loss as pure functions of parameter vectors."""

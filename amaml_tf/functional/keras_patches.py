@@ -1,0 +1,140 @@
+"""Changes to the behaviour of Keras and TensorFlow that the gradient flow needs.
+
+Two functions are replaced permanently when the first model is traced: `tf.nn.moments` and
+`BatchNormalization.call`. The replacements do what the originals do, except in a thread that is
+inside one of the contexts below. Therefore threads can trace at the same time, and other code in
+the process sees no difference. `tests/functional/test_keras_patches.py` asserts the behaviour of
+Keras and TensorFlow that makes each patch necessary, and fails when this behaviour changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+class _Wanted(threading.local):
+    """The behaviour that the current thread requests.
+
+    Attributes:
+        exact_moments: moments have correct second derivatives.
+        batch_statistics: whether batch normalization uses batch (or stored) statistics, whatever
+            `training` is; None leaves the choice to Keras.
+        forget: batch normalization stores the statistics of this batch, not a moving average.
+    """
+
+    exact_moments = False
+    batch_statistics: bool | None = None
+    forget = False
+
+
+_WANTED = _Wanted()
+_INSTALLATION = threading.Lock()
+_installed = False
+
+
+@contextlib.contextmanager
+def twice_differentiable_moments() -> Iterator[None]:
+    """Makes the second derivatives of normalization layers correct if they are traced inside.
+
+    `tf.nn.moments`, which Keras calls for batch, layer and group normalization, stops the gradient
+    of the mean inside the variance. The first derivative does not need it, because the deviations
+    from the mean add up to zero. The second derivative does: without it, Hessian-vector products
+    are wrong by one part in a thousand or more.
+    """
+    with _asked_for(exact_moments=True):
+        yield
+
+
+@contextlib.contextmanager
+def batch_statistics(used: bool) -> Iterator[None]:
+    """Makes batch normalization use batch (or stored) statistics, whatever `training` is.
+
+    Keras ties this choice to `training`, which also switches dropout. Adaptation and prediction
+    need separate choices. A frozen layer always uses the stored statistics.
+    """
+    with _asked_for(batch_statistics=used):
+        yield
+
+
+@contextlib.contextmanager
+def statistics_of_one_batch() -> Iterator[None]:
+    """Makes batch normalization store the statistics of the batch that it sees.
+
+    Keras stores a moving average with the layer's momentum, and has no option to turn it off.
+    """
+    with _asked_for(batch_statistics=True, forget=True):
+        yield
+
+
+@contextlib.contextmanager
+def _asked_for(**wanted: bool) -> Iterator[None]:
+    _install()
+    before = {name: getattr(_WANTED, name) for name in wanted}
+    _WANTED.__dict__.update(wanted)
+    try:
+        yield
+    finally:
+        _WANTED.__dict__.update(before)
+
+
+def _install() -> None:
+    global _installed
+    with _INSTALLATION:
+        if not _installed:
+            tf.nn.moments = _replaced_moments(tf.nn.moments)
+            layer = keras.layers.BatchNormalization
+            layer.call = _replaced_call(layer.call)
+            _installed = True
+
+
+def _replaced_moments(original: Any) -> Any:
+    @functools.wraps(original)
+    def moments(
+        x: tf.Tensor,
+        axes: list[int],
+        shift: tf.Tensor | None = None,
+        keepdims: bool = False,
+        name: str | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        if not _WANTED.exact_moments:
+            return original(x, axes, shift, keepdims, name)
+        mean = tf.reduce_mean(x, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=keepdims)
+        return (mean if keepdims else tf.squeeze(mean, axes)), variance
+
+    return moments
+
+
+def _replaced_call(original: Any) -> Any:
+    @functools.wraps(original)
+    def call(
+        self: keras.layers.BatchNormalization,
+        inputs: tf.Tensor,
+        training: bool | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        if _WANTED.batch_statistics is not None:
+            training = _WANTED.batch_statistics
+        layer = _WithoutMomentum(self) if _WANTED.forget else self
+        return original(layer, inputs, training=training, mask=mask)
+
+    return call
+
+
+class _WithoutMomentum:
+    """A batch normalization layer whose moving averages forget all earlier batches."""
+
+    momentum = 0.0
+
+    def __init__(self, layer: keras.layers.BatchNormalization) -> None:
+        self._layer = layer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)

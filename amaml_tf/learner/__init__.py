@@ -1,0 +1,1 @@
+"""Meta-learning with the training interface of Keras."""

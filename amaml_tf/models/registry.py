@@ -1,0 +1,9 @@
+"""The registry of inner models."""
+
+import keras
+
+from amaml_tf.registry import Registry
+
+#: Functions of (input_shape, num_outputs, ...) that give a built Keras model, by the names that
+#: flags use.
+REGISTRY: Registry[keras.Model] = Registry("model")

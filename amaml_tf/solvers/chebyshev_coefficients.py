@@ -1,0 +1,87 @@
+"""Coefficients of an RKC2 step with any number of stages.
+
+Equation numbers refer to Sommeijer, Shampine, Verwer, "RKC: an explicit solver for parabolic PDEs",
+J. Comp. Appl. Math. 88 (1998) 315-326.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+_DAMPING = 2.0 / 13.0  # epsilon of the paper
+
+
+class Coefficients(NamedTuple):
+    """Coefficients of stage j, each `[B, 1]`, and its time `c` as a fraction of the step, `[B]`."""
+
+    mu: tf.Tensor
+    nu: tf.Tensor
+    mu_tilde: tf.Tensor
+    gamma_tilde: tf.Tensor
+    c: tf.Tensor
+
+
+class _Chebyshev:
+    """T_j(w0) and its first two derivatives; each row has its own w0 = 1 + epsilon / s**2.
+
+    They are computed in closed form, in float64: T_j(cosh a) = cosh(j a). The step and its
+    backward pass can therefore compute any stage directly, without a table.
+    """
+
+    def __init__(self, num_stages: tf.Tensor) -> None:
+        self.s = tf.cast(tf.maximum(num_stages, 2), tf.float64)
+        excess = _DAMPING / tf.square(self.s)
+        self.w0 = 1 + excess
+        self._sinh2 = excess * (2 + excess)
+        self._sinh = tf.sqrt(self._sinh2)
+        self._angle = tf.math.log1p(excess + self._sinh)
+        self.w1 = self.first(self.s) / self.second(self.s)  # equation (2.4)
+
+    def value(self, j: tf.Tensor) -> tf.Tensor:
+        return tf.cosh(j * self._angle)
+
+    def first(self, j: tf.Tensor) -> tf.Tensor:
+        return j * tf.sinh(j * self._angle) / self._sinh
+
+    def second(self, j: tf.Tensor) -> tf.Tensor:
+        return (tf.square(j) * self.value(j) - self.w0 * self.first(j)) / self._sinh2
+
+    def b(self, j: tf.Tensor) -> tf.Tensor:
+        j = tf.maximum(j, 2.0)  # b_0 = b_1 = b_2
+        return self.second(j) / tf.square(self.first(j))
+
+    def c(self, j: tf.Tensor) -> tf.Tensor:
+        """Returns the time of stage j >= 0, as a fraction of the step."""
+        later = tf.maximum(j, 2.0)
+        c = self.w1 * self.second(later) / self.first(later)
+        return tf.where(j < 0.5, tf.zeros_like(c), tf.where(j < 1.5, c / (4 * self.w0), c))
+
+
+def coefficients(num_stages: tf.Tensor, j: tf.Tensor, dtype: tf.DType) -> Coefficients:
+    """Returns the coefficients of stage j >= 1, equations (2.2) to (2.5).
+
+    Before the first stage and after a row's last stage, the coefficients make Y_j = Y_{j-1}.
+    """
+    t = _Chebyshev(num_stages)
+    first, idle = tf.equal(j, 1), (j < 1) | (j > num_stages)
+    j = tf.cast(j, tf.float64)
+    b, b1, b2 = t.b(j), t.b(j - 1), t.b(j - 2)
+    mu_tilde = 2 * b * t.w1 / b1
+    zero, one = tf.zeros_like(b), tf.ones_like(b)
+    columns = (
+        tf.where(first | idle, one, 2 * b * t.w0 / b1),
+        tf.where(first | idle, zero, -b / b2),
+        tf.where(idle, zero, tf.where(first, b * t.w1, mu_tilde)),
+        tf.where(first | idle, zero, -(1 - b1 * t.value(j - 1)) * mu_tilde),
+    )
+    mu, nu, mu_tilde, gamma_tilde = (tf.cast(x, dtype)[:, tf.newaxis] for x in columns)
+    return Coefficients(mu, nu, mu_tilde, gamma_tilde, stage_time(num_stages, j, dtype))
+
+
+def stage_time(num_stages: tf.Tensor, j: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Returns the time of stage j >= 0 as a fraction of the step, `[B]`."""
+    j = tf.cast(j, tf.float64)
+    t = _Chebyshev(num_stages)
+    return tf.cast(t.c(tf.minimum(j, t.s)), dtype)  # c_s = 1

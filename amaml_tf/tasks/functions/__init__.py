@@ -1,0 +1,1 @@
+"""Regression on functions with a known formula."""

@@ -1,0 +1,152 @@
+"""N-way K-shot episodes from labelled images, the base of the image families."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from amaml_tf.errors import UsageError
+from amaml_tf.tasks.base import SPLITS, Episode, TaskFamily, fold_in, stream_seed
+from amaml_tf.tasks.images.labelled_images import LabelledImages
+
+ROTATIONS = 4  # by 0, 90, 180 and 270 degrees
+
+
+class FewShotImages(TaskFamily):
+    """N-way K-shot episodes: N random classes, K support and Q query images of each.
+
+    The classes of one split are never seen in another. An episode's classes are numbered 0 to N - 1
+    in the order in which they were drawn, and its images are in the order of the classes. Inputs
+    are pixels in [0, 1]. The data set stays in memory as uint8; only the images of an episode are
+    converted.
+
+    Args:
+        data: the images.
+        class_split: labels of the classes of each split; an empty split is left out.
+        num_ways: N, classes of an episode.
+        num_support: K, support images of each class in a training episode.
+        num_query: Q, query images of each class in a training episode.
+        num_test_support: K of validation and test episodes; None: as in training.
+        num_test_query: Q of validation and test episodes; None: as in training.
+        rotations: whether each class rotated by 90, 180 and 270 degrees gives three more classes,
+            in every split. Images must then be square.
+        dtype: floating-point type of the inputs.
+
+    Raises:
+        UsageError: a split has fewer than N classes, or a class fewer than K + Q images.
+    """
+
+    def __init__(
+        self,
+        data: LabelledImages,
+        class_split: Mapping[str, Sequence[int]],
+        *,
+        num_ways: int = 5,
+        num_support: int = 1,
+        num_query: int = 15,
+        num_test_support: int | None = None,
+        num_test_query: int | None = None,
+        rotations: bool = False,
+        dtype: str = "float32",
+    ) -> None:
+        super().__init__(
+            kind="classification",
+            input_shape=data.images.shape[1:],
+            num_outputs=num_ways,
+            num_support=num_support,
+            num_query=num_query,
+            num_test_support=num_test_support,
+            num_test_query=num_test_query,
+            dtype=dtype,
+        )
+        self.splits = tuple(split for split in SPLITS if len(class_split.get(split, ())) > 0)
+        self._rotations = ROTATIONS if rotations else 1
+        with tf.device("CPU"):  # episodes are assembled there, whatever device trains
+            self._images = tf.constant(data.images)
+        # Images of class c: self._by_class[self._starts[c] : self._starts[c] + self._counts[c]].
+        self._by_class = np.argsort(data.labels, kind="stable")
+        self._counts = np.bincount(data.labels, minlength=len(data.class_names))
+        self._starts = np.cumsum(self._counts) - self._counts
+        self._class_split = {split: np.asarray(class_split[split]) for split in self.splits}
+        self._class_names = data.class_names
+        # Validation classes are often few, and a run may not need them: they are checked on use.
+        for split in ("train", "test"):
+            if split in self.splits:
+                self._require_enough(split)
+
+    def num_classes(self, split: str) -> int:
+        """Returns the number of classes that episodes of `split` draw from, with rotated ones."""
+        self.require_split(split)
+        return len(self._class_split[split]) * self._rotations
+
+    def _require_enough(self, split: str) -> None:
+        if self.num_outputs > self.num_classes(split):
+            raise UsageError(
+                f"Expected at most {self.num_classes(split)} ways, the number of classes of split "
+                f"{split!r}, got {self.num_outputs}; ask for fewer ways."
+            )
+        labels = self._class_split[split]
+        fewest = labels[np.argmin(self._counts[labels])]
+        num_support, num_query = self.sizes(split)
+        if num_support + num_query > self._counts[fewest]:
+            raise UsageError(
+                f"Expected at most {self._counts[fewest]} support and query images of a class in "
+                f"split {split!r}, all that class {self._class_names[fewest]!r} has, got "
+                f"{num_support} + {num_query}; ask for fewer."
+            )
+
+    def _stream(self, split: str, seed: int, first: int) -> tf.data.Dataset:
+        self._require_enough(split)
+        labels = self._class_split[split]
+        num_classes, most = self.num_classes(split), int(self._counts[labels].max())
+        by_class = tf.constant(self._by_class, tf.int32)
+        starts = tf.constant(self._starts[labels], tf.int32)
+        counts = tf.constant(self._counts[labels], tf.int32)
+        num_support, num_query = self.sizes(split)
+        split_seed = stream_seed(seed, split, "episodes")
+
+        def episode(number: tf.Tensor) -> Episode:
+            seeds = tf.random.split(fold_in(split_seed, number), 2)
+            drawn = _distinct_numbers(
+                tf.constant([num_classes]), num_classes, self.num_outputs, seeds[0]
+            )[0]
+            classes, turns = drawn // self._rotations, drawn % self._rotations
+            class_counts = tf.gather(counts, classes)
+            places = _distinct_numbers(class_counts, most, num_support + num_query, seeds[1])
+            chosen = tf.gather(by_class, tf.gather(starts, classes)[:, tf.newaxis] + places)
+            images = tf.gather(self._images, chosen)
+            if self._rotations > 1:
+                images = _turned(images, turns)
+            return (
+                self._examples(images[:, :num_support]),
+                self._examples(images[:, num_support:]),
+            )
+
+        return tf.data.Dataset.counter(first).map(
+            episode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+
+    def _examples(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns pixels in [0, 1] and labels of images, uint8 [ways, each, height, width, channels]."""
+        ways, each = images.shape[:2]
+        x = tf.cast(tf.reshape(images, (ways * each, *self.input_shape)), self.dtype) / 255
+        return x, tf.repeat(tf.range(ways), each)
+
+
+def _distinct_numbers(
+    counts: tf.Tensor, highest_count: int, size: int, seed: tf.Tensor
+) -> tf.Tensor:
+    """Returns, for each count, `size` different random numbers below it: int32 [counts, size]."""
+    # The positions of the highest of `count` random scores. (tf.random.experimental.index_shuffle
+    # is no alternative: in TensorFlow 2.21 all its seeds together give only 256 permutations.)
+    scores = tf.random.stateless_uniform((counts.shape[0], highest_count), seed)
+    exists = tf.range(highest_count) < tf.reshape(counts, (-1, 1))
+    return tf.math.top_k(tf.where(exists, scores, -1.0), size).indices
+
+
+def _turned(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
+    """Returns images [ways, each, height, width, channels], rotated per way by turns x 90 degrees."""
+    signature = tf.TensorSpec(images.shape[1:], images.dtype)
+    return tf.map_fn(
+        lambda each: tf.image.rot90(*each), (images, turns), fn_output_signature=signature
+    )

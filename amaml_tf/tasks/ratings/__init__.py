@@ -1,0 +1,1 @@
+"""Collaborative filtering: a task is a user."""

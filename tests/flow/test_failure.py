@@ -1,0 +1,150 @@
+"""A flow that does not arrive says so: the task, the time, and what may help. It never hangs."""
+
+import keras
+import numpy as np
+import problems
+import pytest
+import tensorflow as tf
+
+import amaml_tf as amaml
+
+SOLVERS = {
+    "descent": lambda: amaml.solvers.GradientDescent(0.05),
+    "dormand_prince": lambda: amaml.solvers.DormandPrince(max_num_steps=200),
+    "chebyshev": lambda: amaml.solvers.RungeKuttaChebyshev(max_num_steps=200),
+}
+
+
+def unbounded_below(y_true, y_pred):
+    return -tf.reduce_mean(tf.square(tf.square(y_pred)) + 0.0 * y_true)
+
+
+def learner_of(solver, loss="mse", on_failure="raise", **options):
+    problem = problems.dense(dtype="float32")
+    flow = amaml.GradientFlow(final_time=50.0, solver=solver)
+    learner = amaml.MetaLearner(problem.model, amaml.algorithms.AdjointMAML(flow))
+    learner.compile(keras.optimizers.SGD(0.1), loss=loss, on_failure=on_failure, **options)
+    return learner, problem.episodes
+
+
+def poisoned(episodes, task=1):
+    (support_x, support_y), query = episodes
+    bad = np.array(support_x)
+    bad[task, 0] = np.nan
+    return (tf.constant(bad), support_y), query
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("how", [{"jit_compile": True}, {"jit_compile": False}])
+def test_nan_inputs_name_the_task_and_the_time(name, how):
+    learner, episodes = learner_of(SOLVERS[name](), **how)
+    with pytest.raises(amaml.AdaptationError, match=r"task 1 of the batch .*at time 0.* of 50"):
+        learner.meta_gradients(poisoned(episodes))
+
+
+def test_nan_inputs_eagerly():
+    learner, episodes = learner_of(SOLVERS["chebyshev"](), run_eagerly=True)
+    with pytest.raises(amaml.AdaptationError, match=r"task 1 of the batch"):
+        learner.meta_gradients(poisoned(episodes))
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_a_loss_without_a_minimum_ends(name, jit_compile):
+    learner, episodes = learner_of(SOLVERS[name](), loss=unbounded_below, jit_compile=jit_compile)
+    with pytest.raises(amaml.AdaptationError, match=r"Adaptation failed for task \d .*at time"):
+        learner.meta_gradients(episodes)
+    with pytest.raises(amaml.AdaptationError, match="Adaptation failed for task 0"):
+        learner.adapt(tuple(v[0] for v in episodes[0]))
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_fit_raises_and_leaves_the_variables_alone(jit_compile):
+    learner, episodes = learner_of(SOLVERS["descent"](), jit_compile=jit_compile)
+    before = learner.model.get_weights()
+    batches = tf.data.Dataset.from_tensors(poisoned(episodes))
+    with pytest.raises(amaml.AdaptationError, match=r"^Adaptation failed for task 1.*NaN"):
+        learner.fit(batches, verbose=0)
+    for value, expected in zip(learner.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, expected)
+    with pytest.raises(amaml.AdaptationError, match="task 1"):
+        learner.evaluate(batches, verbose=0)
+
+
+def test_failed_tasks_can_be_dropped():
+    learner, episodes = learner_of(SOLVERS["descent"](), on_failure="drop")
+    result = learner.meta_gradients(poisoned(episodes))
+    assert int(result.diagnostics.num_dropped_tasks) == 1
+    others = tf.nest.map_structure(lambda v: tf.gather(v, [0, 2]), episodes)
+    expected = learner.meta_gradients(others)
+    assert problems.relative_error(result.gradients, expected.gradients) < 1e-5
+    assert float(result.loss) == pytest.approx(float(expected.loss), rel=1e-5)
+    history = learner.fit(tf.data.Dataset.from_tensors(poisoned(episodes)), verbose=0).history
+    assert history["dropped_tasks"] == [1]
+    assert history["loss"][0] == pytest.approx(float(result.loss), rel=1e-5)
+
+
+def test_under_a_users_own_xla_a_failure_is_nan_and_has_a_status():
+    learner, episodes = learner_of(SOLVERS["descent"]())
+    function, algorithm = learner.function, learner.algorithm
+    support = poisoned(episodes)[0]
+
+    @tf.function(jit_compile=True)
+    def run():
+        parameters = [tf.convert_to_tensor(v) for v in learner.model.trainable_variables]
+        start = algorithm.start(function, parameters, num_tasks=3)
+        return amaml.adapt(algorithm.flow, function, function.state(), support, start)
+
+    adaptation = run()
+    np.testing.assert_array_equal(adaptation.diagnostics.status < 0, [False, True, False])
+    assert np.all(np.isnan(adaptation.adapted[1]))
+    assert np.all(np.isfinite(adaptation.adapted[0]))
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: amaml.GradientFlow(final_time=0.0), "Expected final_time to be above 0"),
+        (lambda: amaml.GradientFlow(adjoint="exact"), "Expected adjoint to be one of"),
+        (lambda: amaml.GradientFlow(max_checkpoints=100), "power of two"),
+        (lambda: amaml.GradientFlow(solver="euler"), "Expected solver to be a tfp"),
+        (lambda: amaml.GradientFlow(solver=amaml.solvers.BDF()), "adjoint='continuous'"),
+        (
+            lambda: amaml.algorithms.AdjointMAML(
+                amaml.GradientFlow(solver=amaml.solvers.GradientDescent(0.1)),
+                learn_final_time=True,
+            ),
+            "Give it max_num_steps",
+        ),
+        (lambda: amaml.GradientFlow(proximal_weight=-1.0), "Expected proximal_weight"),
+        (
+            lambda: amaml.algorithms.AdjointMAML(max_final_time=9.0),
+            "Expected learn_final_time with max_",
+        ),
+        (
+            lambda: amaml.algorithms.AdjointMAML(learn_final_time=True, max_final_time=4.0),
+            "Expected max_final_time to be at least the final_time 5.0",
+        ),
+    ],
+)
+def test_wrong_flows_are_refused(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()
+
+
+def test_too_few_checkpoints_are_refused():
+    problem = problems.dense()
+    solver = amaml.solvers.GradientDescent(0.001)
+    flow = amaml.GradientFlow(final_time=5.0, solver=solver, max_checkpoints=16)
+    learner = amaml.MetaLearner(problem.model, amaml.algorithms.AdjointMAML(flow))
+    learner.compile("sgd", loss=problem.loss)
+    with pytest.raises(ValueError, match="Expected max_checkpoints to be at least 128"):
+        learner.meta_gradients(problem.episodes)
+
+
+def test_the_sentence_has_none_of_the_quotes_of_tensorflow():
+    learner, episodes = learner_of(SOLVERS["descent"]())
+    with pytest.raises(amaml.AdaptationError) as raised:
+        learner.fit(tf.data.Dataset.from_tensors(poisoned(episodes)), verbose=0)
+    assert "of 50: values became infinite or NaN" in str(raised.value)
+    assert not set(str(raised.value)) & set('"\\')

@@ -1,0 +1,47 @@
+"""What holds for every inner model of the registry."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import amaml_tf as amaml
+from amaml_tf import models
+
+every_model = pytest.mark.parametrize("name", models.REGISTRY)
+
+
+@every_model
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_it_is_built_for_inputs_and_outputs(name, dtype):
+    model = models.REGISTRY[name]((16, 16, 1), 3, dtype=dtype)
+    assert model.built
+    assert model.output_shape == (None, 3)
+    assert {str(variable.dtype) for variable in model.trainable_variables} == {dtype}
+
+
+@every_model
+def test_a_seed_gives_the_same_weights_and_another_seed_others(name):
+    first, same, other = (models.REGISTRY[name]((16, 16, 1), 3, seed=seed) for seed in (1, 1, 2))
+    for one, another in zip(first.get_weights(), same.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, another)
+    assert not np.array_equal(first.get_weights()[0], other.get_weights()[0])
+
+
+@every_model
+def test_it_takes_a_meta_step(name):
+    x = tf.random.stateless_normal((2, 6, 16, 16, 1), seed=(0, 0))
+    y = tf.tile([[0, 1, 2, 0, 1, 2]], [2, 1])
+    model = models.REGISTRY[name]((16, 16, 1), 3, seed=0)
+    learner = amaml.MetaLearner(model, amaml.algorithms.MAML(0.1, 1))
+    loss = "sparse_categorical_crossentropy"
+    learner.compile(loss=loss, jit_compile="off")
+    result = learner.meta_gradients(((x, y), (x, y)))
+    assert len(result.gradients) == len(model.trainable_variables)
+    assert all(np.isfinite(gradient).all() for gradient in result.gradients)
+
+
+@every_model
+def test_it_can_be_chosen_by_its_name(name):
+    family = amaml.tasks.SinusoidFamily()
+    family.input_shape = (16, 16, 1)
+    assert amaml.Experiment(model=name).make_model(family).output_shape == (None, 1)

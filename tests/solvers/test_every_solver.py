@@ -1,0 +1,71 @@
+"""What holds for every solver of the registry."""
+
+import inspect
+from typing import Any
+
+import numpy as np
+import problems
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import amaml_tf as amaml
+from amaml_tf import solvers
+
+every_solver = pytest.mark.parametrize("name", solvers.REGISTRY)
+
+
+def make(name: str) -> tfp.math.ode.Solver:
+    kind = solvers.REGISTRY[name]
+    fixed = "step_size" in inspect.signature(kind).parameters
+    return kind(step_size=0.02) if fixed else kind()
+
+
+@every_solver
+def test_it_is_a_solver_of_tfp(name):
+    assert isinstance(make(name), tfp.math.ode.Solver)
+
+
+@every_solver
+def test_it_solves_a_linear_problem(name):
+    rates, times = tf.constant([1.0, 3.0], tf.float64), [0.3, 1.0]
+    results = tf.function(
+        lambda: make(name).solve(lambda t, y: -rates * y, 0.0, tf.ones(2, tf.float64), times)
+    )()
+    expected = np.exp(-np.outer(times, rates))
+    np.testing.assert_allclose(results.states, expected, rtol=0.1)
+    assert not np.array_equal(results.states, expected)
+
+
+@every_solver
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_it_ends_where_there_is_no_solution(name, jit_compile):
+    """y' = y² leaves to infinity at t = 1."""
+    if name == "bdf":
+        pytest.skip("TensorFlow Probability's own BDF need not end")
+
+    @tf.function(jit_compile=jit_compile)
+    def run():
+        return make(name).solve(lambda t, y: y * y, 0.0, tf.constant([100.0]), [2.0])
+
+    assert run().diagnostics.status < 0
+
+
+@every_solver
+def test_its_meta_gradient_is_near_to_the_closed_form(name):
+    problem, solver = problems.linear(), make(name)
+    adjoint = "discrete" if isinstance(solver, solvers.OneStepSolver) else "continuous"
+    flow = amaml.GradientFlow(final_time=1.0, solver=solver, adjoint=adjoint)
+    learner = amaml.MetaLearner(problem.model, amaml.algorithms.AdjointMAML(flow))
+    learner.compile(loss=problem.loss, jit_compile=False)
+    result = learner.meta_gradients(problem.episodes)
+    expected = problems.linear_solution(problem, 1.0).gradient
+    assert problems.relative_error(result.gradients, [expected]) < 5e-2
+
+
+@every_solver
+def test_it_can_be_chosen_by_its_name(name):
+    given: dict[str, Any] = {"step_size": 0.02} if hasattr(make(name), "step_size") else {}
+    adjoint = None if isinstance(make(name), solvers.OneStepSolver) else "continuous"
+    flow = amaml.Experiment(solver=name, adjoint=adjoint, **given).make_flow()
+    assert type(flow.solver) is type(make(name))
