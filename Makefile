@@ -11,11 +11,11 @@ CREATED := $(VENV)/.created
 RUNTIME := $(VENV)/.installed
 DEVELOPMENT := $(VENV)/.installed-development
 
-# TensorFlow's C++ notes on the processor are no news; its errors still show.
+# Hides TensorFlow's C++ notes on the processor; its errors are still shown.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-# Runs in any Python, the unsupported ones too.
+# Runs in any Python, including unsupported ones.
 define CHECK_PYTHON
 import sys
 if not (3, 10) <= sys.version_info[:2] < (3, 14):
@@ -39,7 +39,7 @@ help: ## list these commands
 quickstart: $(RUNTIME) ## set up and meta-learn a small example, with a picture and an export
 	@$(BIN)/python -m amaml_tf.quickstart
 
-# A TensorFlow process takes about 1 GB: no more than four, whatever the machine's cores.
+# A TensorFlow process takes about 1 GB, so there are at most four, however many cores there are.
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
 
 test: $(DEVELOPMENT) ## set up and run the tests but the long ones, in five minutes on two cores

@@ -1,4 +1,4 @@
-"""Figures. Drawn without a display, and matplotlib is imported only to draw."""
+"""Figures, drawn without a display; matplotlib is imported only to draw."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ BEFORE, DURING, AFTER = "#9ecae1", "#4292c6", "#08306b"
 
 
 class AdaptationCurves(NamedTuple):
-    """What to draw of one task with scalar inputs and outputs, in arrays of any shape.
+    """The curves of one task with scalar inputs and outputs, as arrays of any shape.
 
     Attributes:
-        support_x: inputs to learn from.
+        support_x: inputs of the support set.
         support_y: their targets.
-        x: where the curves are given, in increasing order.
+        x: inputs of the curves, in increasing order.
         truth: true values at `x`.
         before: predictions at `x` before adaptation.
-        during: predictions at `x` part of the way.
+        during: predictions at `x` during adaptation.
         after: predictions at `x` after adaptation.
     """
 
@@ -46,13 +46,13 @@ def draw_adaptation(
     path: PathLike,
     during: str = "during adaptation",
 ) -> None:
-    """Draws predictions before, during and after adaptation, one column a task.
+    """Draws predictions before, during and after adaptation, one column per task.
 
     Args:
-        rows: the tasks by where adaptation starts, such as "random initialization"; the same
-            tasks in each row.
+        rows: the tasks by initialization, such as "random initialization"; every row has the same
+            tasks.
         path: file to write; its suffix (png, svg, pdf) decides the format.
-        during: what to call the curve between before and after.
+        during: label of the curve between before and after.
 
     Raises:
         UsageError: if there is nothing to draw.
@@ -94,24 +94,24 @@ def plot_curves(
     ylabel: str,
     title: str | None = None,
 ) -> None:
-    """Draws what adaptation gains on its way, with 95% bands.
+    """Draws curves over adaptation or training, with 95% bands.
 
-    Ten methods have a colour each; the next ten have the same colours, and dashed lines.
+    Ten methods have a colour each; the next ten have the same colours and dashed lines.
 
-    The axis along is logarithmic but for a straight piece from 0 to the first point above 0. The
-    one up is logarithmic where the means differ by a factor of ten or more, and ends with the
-    means: a wide band is cut off rather than all curves flattened.
+    The horizontal axis is logarithmic, except for a linear part from 0 to the first point above 0.
+    The vertical axis is logarithmic if the means differ by a factor of ten or more. It ends
+    with the means, so that a wide band is cut off and does not flatten all curves.
 
     Args:
         curves: by method, points (x, mean, half width of the 95% interval) with x >= 0, in
             increasing order.
         path: file to write; its suffix (png, svg, pdf) decides the format.
-        xlabel: what x is.
-        ylabel: what the mean is of.
-        title: over the figure; None: none.
+        xlabel: label of the horizontal axis.
+        ylabel: label of the vertical axis.
+        title: title above the figure; None: no title.
 
     Raises:
-        UsageError: if there is nothing to draw, or no point above x = 0.
+        UsageError: if there is nothing to draw, or no point has x > 0.
     """
     smallest = min((x for curve in curves.values() for x, _, _ in curve if x > 0), default=None)
     if smallest is None or not all(curves.values()):
@@ -149,11 +149,11 @@ def plot_curves(
 
 
 def _add_legend(figure: Figure, most_columns: int = 4) -> None:
-    """Puts a legend below, in as many columns as fit; the figure grows by what it takes."""
+    """Adds a legend below, in as many columns as fit; the figure grows by its height."""
     count = len(figure.axes[0].get_legend_handles_labels()[0])
     width, height = figure.get_size_inches()
     for columns in range(most_columns, 0, -1):
-        figure.set_size_inches(width, height + 0.2 * -(-count // columns))  # inches a row
+        figure.set_size_inches(width, height + 0.2 * -(-count // columns))  # inches per row
         legend = figure.legend(
             loc="outside lower center", ncols=columns, frameon=False, fontsize="small"
         )
@@ -177,7 +177,7 @@ def _draw_task(axes: Axes, task: AdaptationCurves, during: str) -> None:
 
 
 def _set_limits(axes: Axes, task: AdaptationCurves) -> None:
-    """Frames the truth: a prediction that is far off shall not squeeze it."""
+    """Fits the axes to the truth, so that a prediction that is far off does not flatten it."""
     low, high = task.truth.min(), task.truth.max()
     margin = 0.35 * (high - low)
     axes.set_ylim(low - margin, high + margin)
@@ -185,7 +185,7 @@ def _set_limits(axes: Axes, task: AdaptationCurves) -> None:
 
 
 def _fit_height(axes: Axes, means: Sequence[float]) -> None:
-    """Makes the vertical axis fit `means`, with a margin of a twentieth on either side."""
+    """Fits the vertical axis to `means`, with a margin of 5% on either side."""
     low, high = np.nanmin(means), np.nanmax(means)
     if low > 0 and high >= 10 * low:
         axes.set_yscale("log")

@@ -1,7 +1,8 @@
-"""`python -m amaml_tf.quickstart`: the main job from end to end, in about a minute on two cores.
+"""`python -m amaml_tf.quickstart`: a complete example, about a minute on two cores.
 
-Learns an initialization from sine waves, adapts to unseen ones from it and from two others, draws
-what happens, exports the initialization and adapts once more through the export.
+It learns an initialization from sine waves, and adapts to unseen sine waves from it and from two
+other initializations. It draws the result, exports the initialization and adapts once more through
+the export.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ AGREEMENT = 0.02
 
 
 def main(directory: str = "quickstart", num_meta_steps: int = 500) -> dict[str, float]:
-    """Runs the whole program.
+    """Runs the whole example.
 
     Args:
-        directory: where the picture and the export go; made if need be.
-        num_meta_steps: how long to meta-train; a multiple of 5.
+        directory: folder for the picture and the export; created if needed.
+        num_meta_steps: number of meta-steps, a multiple of 5.
 
     Returns:
-        The error on unseen tasks after adaptation, by where adaptation starts.
+        The error on unseen tasks after adaptation, by the name of the initialization.
     """
     start_time = time.monotonic()
     family = tasks.SinusoidFamily(num_support=20, num_query=20)
@@ -60,7 +61,7 @@ def main(directory: str = "quickstart", num_meta_steps: int = 500) -> dict[str, 
 
     learner = make_learner(network(), FINAL_TIME)
     num_tasks = num_meta_steps * META_BATCH_SIZE
-    print(f"Learning an initialization from {num_tasks} tasks (it compiles for some seconds)")
+    print(f"Learning an initialization from {num_tasks} tasks (compiling takes some seconds)")
     starts = {
         LEARNED: meta_train(learner, family, num_meta_steps),
         JOINT: train_jointly(network(), family, num_meta_steps),
@@ -85,12 +86,12 @@ def main(directory: str = "quickstart", num_meta_steps: int = 500) -> dict[str, 
 
 
 def network() -> keras.Model:
-    """A small network with the same first weights every time."""
+    """Returns a small network with the same initial weights every time."""
     return models.multilayer_perceptron((1,), 1, hidden_units=(40, 40), seed=0)
 
 
 def make_learner(model: keras.Model, final_time: float, jit_compile: str = "auto") -> MetaLearner:
-    """A learner of an initialization of `model`."""
+    """Returns a learner of an initialization of `model`."""
     learner = MetaLearner(model, AdjointMAML(GradientFlow(final_time=final_time)))
     optimizer = keras.optimizers.Adam(1e-2, global_clipnorm=10.0)
     learner.compile(optimizer=optimizer, loss="mse", jit_compile=jit_compile)
@@ -110,7 +111,7 @@ def meta_train(learner: MetaLearner, family: tasks.TaskFamily, num_meta_steps: i
 
     learner.fit(
         family.episodes("train", batch_size=META_BATCH_SIZE),
-        epochs=NUM_EPOCHS,  # the loss that is shown is the mean over one of them
+        epochs=NUM_EPOCHS,  # the loss that is shown is the mean over one epoch
         steps_per_epoch=num_meta_steps // NUM_EPOCHS,
         shuffle=False,
         verbose=0,
@@ -134,7 +135,7 @@ def train_jointly(model: keras.Model, family: tasks.TaskFamily, num_batches: int
 
 
 def unseen_tasks(family: tasks.SinusoidFamily) -> Episodes:
-    """One batch of test tasks, whose query sets are their whole curves."""
+    """Returns one batch of test tasks whose query sets are their whole curves."""
     numbers = range(NUM_UNSEEN_TASKS)
     supports = [family.task_episode("test", number)[0] for number in numbers]
     curves = [family.grid("test", number, GRID_POINTS) for number in numbers]
@@ -146,7 +147,7 @@ def unseen_tasks(family: tasks.SinusoidFamily) -> Episodes:
 
 
 def predict(learner: MetaLearner, weights: Weights, episodes: Episodes) -> Predictions:
-    """Returns what the query sets are predicted to be before and after adaptation."""
+    """Returns the predictions for the query sets, before and after adaptation."""
     learner.model.set_weights(weights)
     predictions = learner.predict_episodes(episodes)
     return np.asarray(predictions.before[1]), np.asarray(predictions.after[1])
@@ -162,7 +163,10 @@ def report(predictions: dict[str, Predictions], unseen: Episodes) -> dict[str, f
     for name, outputs in predictions.items():
         before, errors[name] = (float(np.sqrt(np.mean((y - truth) ** 2))) for y in outputs)
         print(f"{name:<34}{before:>17.3f}{errors[name]:>19.3f}")
-    print(f"The learned one ends at 1/{errors[RANDOM] / errors[LEARNED]:.0f} of the random one's.")
+    print(
+        f"The error of the learned initialization is 1/{errors[RANDOM] / errors[LEARNED]:.0f} of "
+        "that of the random one."
+    )
     return errors
 
 
@@ -174,7 +178,7 @@ def draw(
 ) -> None:
     """Draws adaptation to the first few unseen tasks."""
     some = tf.nest.map_structure(lambda values: values[:NUM_DRAWN_TASKS], unseen)
-    # For one batch it does not pay to compile.
+    # Compiling does not pay off for one batch.
     early = make_learner(network(), FINAL_TIME / 10, jit_compile="off")
     rows = {}
     for name in (LEARNED, RANDOM):
@@ -189,7 +193,7 @@ def check_export(path: Path, unseen: Episodes, expected: np.ndarray) -> None:
     """Adapts to one task through the export.
 
     Raises:
-        RuntimeError: if the predictions are not those of the learner.
+        RuntimeError: if the predictions differ from those of the learner.
     """
     (support_x, support_y), (query_x, _) = tf.nest.map_structure(lambda v: v[0], unseen)
     served = tf.saved_model.load(str(path))
@@ -205,6 +209,6 @@ def check_export(path: Path, unseen: Episodes, expected: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    absl.logging.set_verbosity(absl.logging.ERROR)  # TensorFlow notes much that is no news
+    absl.logging.set_verbosity(absl.logging.ERROR)  # hides TensorFlow's routine notes
     execution.compile_quickly()
     main()

@@ -1,6 +1,7 @@
-"""The registry class. Solvers, algorithms, task families and models each have a registry.
+"""The registry class: the names of solvers, algorithms, task families and models.
 
-A new solver, for example, needs one file that defines and registers its class,
+Each of these kinds has its own registry. A new solver, for example, needs one file that defines
+and registers its class,
 
     @REGISTRY.register("heun")
     class Heun(FixedStepSolver): ...

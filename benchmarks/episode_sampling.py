@@ -1,11 +1,11 @@
-"""What sampling episodes costs, beside the training steps that they are for.
+"""The cost of sampling episodes, compared with the cost of the training steps.
 
     python -m benchmarks.episode_sampling --output=FOLDER --data_dir=DATA
 
 For every flag file of `amaml-train` in --configs: seconds to draw a batch of episodes, with nothing
-else to do; seconds of a meta-step on a batch that is there already; the ratio of the two; and
-seconds of a meta-step that the stream of episodes feeds. Medians over batches, after the first
-ones. Each experiment is a process of its own. Writes a table.
+else to do; seconds of a meta-step on a batch that is already in memory; the ratio of the two; and
+seconds of a meta-step with batches from the stream of episodes. All are medians over batches, after
+a warm-up. Each experiment runs in its own process. Writes a table.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Cost:
     """Seconds, each the median over batches.
 
     Attributes:
-        draw: of drawing a batch of episodes.
-        step: of a meta-step on a batch at hand.
-        fed_step: of a meta-step and the wait for its batch, while the stream draws the next ones.
+        draw: to draw a batch of episodes.
+        step: for a meta-step on a batch in memory.
+        fed_step: for a meta-step and the wait for its batch, while the stream draws the next ones.
     """
 
     draw: float
@@ -61,7 +61,7 @@ class Cost:
 
 
 def cost() -> Cost:
-    """Measures the experiment that the flags stand for."""
+    """Returns the cost of the experiment that the flags define."""
     experiment = settings.read(Experiment)
     family = experiment.make_family()
     learner = experiment.make_learner(family)
@@ -70,7 +70,7 @@ def cost() -> Cost:
     episodes = family.episodes("train", batch_size=experiment.meta_batch_size)
     (one,) = episodes.take(1)
     at_hand = iter(tf.data.Dataset.from_tensors(one).repeat())
-    # No stream is held longer than its measurement, lest it draw ahead during the next.
+    # No stream lives longer than its measurement: it would draw ahead during the next one.
     draw = _median_seconds(functools.partial(next, iter(episodes)))
     alone = _median_seconds(functools.partial(step, at_hand))
     fed = _median_seconds(functools.partial(step, iter(episodes)))
@@ -83,13 +83,13 @@ def _median_seconds(call: Callable[[], Any]) -> float:
         start = time.perf_counter()
         result = call()
         if isinstance(result, dict):
-            float(result["loss"])  # an accelerator may still be at work
+            float(result["loss"])  # waits for an accelerator
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[_WARM_UP:])
 
 
 def cost_apart(config: str) -> Cost:
-    """Measures the experiment of a flag file in a process of its own."""
+    """Returns the cost of the experiment of a flag file, measured in its own process."""
     own = [argument for argument in sys.argv[1:] if not argument.startswith("--output")]
     command = [sys.executable, "-m", "benchmarks.episode_sampling", f"--flagfile={config}"]
     done = subprocess.run([*command, *own, "--alone"], capture_output=True, text=True, check=False)
@@ -97,13 +97,13 @@ def cost_apart(config: str) -> Cost:
     if not lines:
         raise RuntimeError(
             f"Expected the numbers of {config}, got none ({done.stderr.strip()[-300:]}); "
-            "see whether amaml-train takes the same flags."
+            "check whether amaml-train accepts the same flags."
         )
     return Cost(**json.loads(lines[-1]))
 
 
 def main(kind: type[Experiment] = Experiment) -> None:
-    """Measures all experiments, or the one that the flags stand for."""
+    """Measures all experiments, or the one that the flags define."""
     if _ALONE.value:
         print(json.dumps(dataclasses.asdict(cost())))
         return

@@ -1,13 +1,13 @@
-"""What simple predictors and matrix factorisation reach on a family of rating tasks.
+"""The errors of simple predictors and matrix factorisation on a family of rating tasks.
 
     python -m benchmarks.rating_baselines --data_dir=DATA --output=FOLDER
         --flagfile=configs/compare/movielens_100k_10shot.cfg
 
-The protocol is that of the meta-learners (see `RatingsFamily`): a predictor is fitted to all
-ratings of the training users and the support ratings of the users it is judged by, and predicts
-their query ratings. Settings are chosen on the validation users, then the test users are looked at
-once. Errors are RMSEs on standardised ratings, of each user alone, averaged over users; the same
-users as `benchmarks.compare` takes. Needs scikit-surprise (`pip install -e .[benchmark]`).
+The protocol is that of the meta-learners (see `RatingsFamily`). A predictor is fitted to all
+ratings of the training users and to the support ratings of the users it is evaluated on, and
+predicts their query ratings. Settings are chosen on the validation users; then the test users are
+evaluated once. Errors are RMSEs on standardised ratings, computed per user and averaged over users.
+The users are those of `amaml-compare`. Needs scikit-surprise (`pip install -e .[benchmark]`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from amaml_tf.files import write_atomically
 from amaml_tf.provenance import provenance
 from amaml_tf.tasks.ratings.ratings_family import RatingsFamily, UserRatings
 
-# What to predict of whom: user and item of each query rating, to predictions.
+# Maps the user and the item of each query rating to predictions.
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 FACTORISATION_GRID = {
@@ -48,8 +48,8 @@ def main(kind: type[Experiment] = Experiment) -> None:
     family = experiment.make_family()
     if not isinstance(family, RatingsFamily):
         raise UsageError(
-            f"Expected a task of ratings, got {experiment.task!r}; pass --task=movielens_100k or "
-            "another of them."
+            f"Expected a rating task, got {experiment.task!r}; pass --task=movielens_100k or "
+            "another rating task."
         )
     folder.mkdir(parents=True, exist_ok=True)
     found = [measured(name, family, experiment) for name in PREDICTORS]
@@ -65,7 +65,7 @@ def main(kind: type[Experiment] = Experiment) -> None:
 
 
 def measured(name: str, family: RatingsFamily, experiment: Experiment) -> dict[str, Any]:
-    """The test error of a predictor with the settings that are best for validation users."""
+    """Returns the test error of a predictor with its best settings for the validation users."""
     fit, grid = PREDICTORS[name]
     candidates: list[dict[str, Any]] = []
     for settings in _points(grid):
@@ -94,7 +94,7 @@ def _errors(
     split: str,
     experiment: Experiment,
 ) -> np.ndarray:
-    """RMSE of each user of `split` that the meta-learners are evaluated on."""
+    """Returns the RMSE of each user of `split` that the meta-learners are evaluated on."""
     support, query = family.user_ratings(split)
     count = min(experiment.num_eval_episodes, family.num_tasks(split))
     users = family.task_indices(split, seed=experiment.eval_seed, count=count)
@@ -108,14 +108,14 @@ def _errors(
 
 
 def fit_user_mean(training: UserRatings, support: UserRatings) -> Predict:
-    """A user's query ratings are the mean of their support ratings."""
+    """Returns a predictor of a user's query ratings: the mean of their support ratings."""
     del training
     means = np.bincount(support.users, support.values) / np.bincount(support.users)
     return lambda users, items: means[users]
 
 
 def fit_item_mean(training: UserRatings, support: UserRatings, shrinkage: float) -> Predict:
-    """An item's shrunken mean among training users, and the user's shrunken offset from it."""
+    """Returns a predictor: an item's shrunken training mean plus the user's shrunken offset."""
     length = 1 + max(training.items.max(), support.items.max(), 0)
     counts = np.bincount(training.items, minlength=length)
     sums = np.bincount(training.items, training.values, length)
@@ -124,17 +124,20 @@ def fit_item_mean(training: UserRatings, support: UserRatings, shrinkage: float)
     offsets = np.bincount(support.users, residuals) / (np.bincount(support.users) + shrinkage)
 
     def predict(users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        known = np.append(item_means, 0.0)  # an item never seen is an average one
+        known = np.append(item_means, 0.0)  # an unseen item is an average one
         return known[np.minimum(items, length)] + offsets[users]
 
     return predict
 
 
 def fit_factorisation(training: UserRatings, support: UserRatings, **settings: float) -> Predict:
-    """Biased matrix factorisation (scikit-surprise's SVD), the mean of three seeds' predictions."""
+    """Returns a predictor: biased matrix factorisation, the mean of three seeds' predictions.
+
+    The factorisation is scikit-surprise's SVD.
+    """
     import surprise  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-    # Training users have negative numbers here, those to be judged their own.
+    # Training users have negative numbers here; the users to predict for keep their own.
     users = np.concatenate([-1 - training.users, support.users]).tolist()
     items = np.concatenate([training.items, support.items]).tolist()
     values = np.concatenate([training.values, support.values]).tolist()

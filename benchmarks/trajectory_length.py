@@ -5,9 +5,9 @@
 For every solver and adjoint: seconds of a meta-gradient (median, after compilation), evaluations,
 Hessian-vector products, the process's peak memory after compilation, and the relative error
 against a reference. Five Alpine tasks of 100 examples, the 2-32-32-1 network, float64. Every run
-is a process of its own, so that peak memory means something. Ratios of times are of one more
-process, which takes what it compares in turn, so that a machine that slows down slows them all.
-Writes a table and a figure (`benchmarks.trajectory_report`).
+has its own process, so that its peak memory is meaningful. Ratios of times come from one more
+process, in which the compared cases take turns, so that a slow phase of the machine slows all of
+them. Writes a table and a figure (`benchmarks.trajectory_report`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from absl import app, flags
 from benchmarks.trajectory_report import CASES, CASES_IN_TURN, draw, summary, write
 
 _ROUNDS = 15
-_SLOW, _SLOW_ROUNDS = 2.0, 3  # what takes more seconds than that takes part in so many rounds
+_SLOW, _SLOW_ROUNDS = 2.0, 3  # cases above 2 seconds take part in only 3 rounds
 REFERENCE = ("DormandPrince(1e-10, 1e-12, max_num_steps=65536)", "discrete")
 
 _TIMES = flags.DEFINE_list("times", ["1", "5", "50", "500"], "Final times to run to.")
@@ -73,7 +73,7 @@ def meta_gradient_of(solver: str, adjoint: str, final_time: float) -> Callable[[
         family.input_shape, family.num_outputs, dtype="float64"
     )
     episodes = next(iter(family.episodes("test", batch_size=5, num_batches=1)))
-    # The name comes from CASES above, not from a user.
+    # The name comes from CASES, not from a user.
     flow = amaml.GradientFlow(
         final_time=final_time,
         solver=eval(f"amaml.solvers.{solver}", {"amaml": amaml}),
@@ -92,7 +92,7 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 
 def measure(solver: str, adjoint: str, final_time: float) -> dict[str, Any]:
-    """Runs one case in this process."""
+    """Returns the measurements of one case, made in this process."""
     import numpy as np
 
     call = meta_gradient_of(solver, adjoint, final_time)
@@ -120,9 +120,9 @@ def measure(solver: str, adjoint: str, final_time: float) -> dict[str, Any]:
 
 
 def time_in_turn(times: list[float]) -> dict[str, dict[str, list[float]]]:
-    """Returns the seconds of what is to be compared, by case and T (as text), one number a round.
+    """Returns the seconds of the compared cases, by case and T (as text), one number per round.
 
-    Cases take turns within a round, so that what slows the machine for a while slows all of them.
+    Cases take turns within a round, so that a slow phase of the machine slows all of them.
     """
     calls = {
         (name, f"{final_time:g}"): meta_gradient_of(*CASES[name][:2], final_time)
@@ -141,7 +141,7 @@ def time_in_turn(times: list[float]) -> dict[str, dict[str, list[float]]]:
 
 
 def apart(*arguments: str) -> dict[str, Any] | None:
-    """Returns what this program finds with `arguments` in a process of its own, or None."""
+    """Returns what this program finds with `arguments` in a new process; None if it fails."""
     command = [sys.executable, "-m", "benchmarks.trajectory_length", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
@@ -152,12 +152,12 @@ def apart(*arguments: str) -> dict[str, Any] | None:
 
 
 def measure_apart(solver: str, adjoint: str, final_time: float) -> dict[str, Any] | None:
-    """Runs one case in a process of its own; None if its flow fails."""
+    """Returns the measurements of one case, made in a new process; None if its flow fails."""
     return apart(f"--run={json.dumps([solver, adjoint, final_time])}")
 
 
 def table(times: list[float]) -> list[dict[str, Any]]:
-    """Measures all cases, and prints a line for each."""
+    """Measures all cases, prints a line for each, and returns the results."""
     import numpy as np
 
     print(
@@ -193,7 +193,7 @@ def table(times: list[float]) -> list[dict[str, Any]]:
 
 
 def main(_: list[str]) -> None:
-    """Runs one case, or those in turn, or all of them."""
+    """Runs one case, or the compared cases in turn, or all cases."""
     times = [float(t) for t in _TIMES.value]
     if _RUN.value:
         print(json.dumps(measure(*json.loads(_RUN.value))))

@@ -1,4 +1,4 @@
-"""Table and figure of `benchmarks.trajectory_length`."""
+"""The table and the figure of `benchmarks.trajectory_length`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from amaml_tf.files import write_atomically
 from amaml_tf.provenance import provenance
 
-# Solver, adjoint, and the longest run to try it on. TFP's BDF is not here: with the dense Jacobian
+# Solver, adjoint, and the longest run to try. TFP's BDF is not here: with the dense Jacobian
 # of all parameters and tasks, one meta-gradient takes more than four minutes at T = 1.
 CASES = {
     "RKC, discrete": ("RungeKuttaChebyshev()", "discrete", 5000.0),
     "RKC, continuous": ("RungeKuttaChebyshev()", "continuous", 5000.0),
     "Dormand-Prince, discrete": ("DormandPrince(1e-4, 1e-5)", "discrete", 500.0),
     "Dormand-Prince, continuous": ("DormandPrince(1e-4, 1e-5)", "continuous", 500.0),
-    # It integrates u backwards, and is lost from about T = 5 on.
+    # It integrates u backwards, which fails from about T = 5 on.
     "Dormand-Prince, backsolve": ("DormandPrince(1e-4, 1e-5)", "backsolve", 5.0),
     "gradient descent 0.01, discrete": ("GradientDescent(0.01)", "discrete", 500.0),
     "gradient descent 0.01, continuous": ("GradientDescent(0.01)", "continuous", 50.0),
@@ -27,13 +27,13 @@ CASES = {
     "Runge-Kutta 4 0.05, discrete": ("RungeKutta4(0.05)", "discrete", 500.0),
     "Runge-Kutta 4 0.05, continuous": ("RungeKutta4(0.05)", "continuous", 50.0),
 }
-# What is timed in turn: ours, and what it is compared with.
+# The cases timed in turn: ours, and those it is compared with.
 OURS = "RKC, discrete"
 CASES_IN_TURN = (OURS, "Dormand-Prince, discrete", "gradient descent 0.01, discrete")
 
 
 def summary(rows: list[dict[str, Any]], in_turn: dict[str, dict[str, list[float]]]) -> list[str]:
-    """Returns lines: how time and memory grow with the length of the run, and what ours saves."""
+    """Returns lines on how time and memory grow with the run's length, and on what ours saves."""
     lines = []
     for name, seconds in in_turn.items():
         growth = [
@@ -60,14 +60,14 @@ def summary(rows: list[dict[str, Any]], in_turn: dict[str, dict[str, list[float]
 
 
 def _ratio(some: list[float], others: list[float]) -> float:
-    """Median over the rounds that both took part in."""
+    """Returns the median ratio over the rounds that both took part in."""
     return statistics.median(a / b for a, b in zip(some, others, strict=False))
 
 
 def write(
     rows: list[dict[str, Any]], in_turn: dict[str, dict[str, list[float]]], folder: pathlib.Path
 ) -> None:
-    """Writes the numbers as JSON and as a table in Markdown, with where they come from."""
+    """Writes the numbers as JSON and as a table in Markdown, with their provenance."""
     origin = provenance("python -m benchmarks.trajectory_length")
     values = json.dumps({"provenance": origin, "rows": rows, "in_turn": in_turn}, indent=1) + "\n"
     write_atomically(folder / "trajectory_length.json", values)
@@ -97,7 +97,7 @@ def write(
 
 
 def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Draws time, memory, evaluations and error against T: a colour a solver, a dash an adjoint."""
+    """Draws time, memory, evaluations and error against T: colours are solvers, dashes adjoints."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -34,7 +34,7 @@ class AdjointMAML(FlowBased):
 
         t_i = shortest_time (T / shortest_time)^((i + 1/2) / B),    i = 0, ..., B - 1
 
-    Over many batches, this gives the mean of L_Q(u(t)) over log t if the order of tasks is random.
+    On average, the loss is then the mean of L_Q(u(t)) over log t, if the order of tasks is random.
     Short runs have meta-gradients with little noise and keep the initialization near the tasks;
     long runs show where it leads. Outside of meta-updates, the learner adapts for the time T.
 
@@ -45,9 +45,9 @@ class AdjointMAML(FlowBased):
         learn_final_time: whether to learn T, as log T, from `flow.final_time`. Default False.
         max_final_time: upper bound of a learned T, at least `flow.final_time`. If longer runs are
             always better, T grows without this bound, and every meta-update is slower than the
-            last. None (default): no bound.
-        learned_rates: "none" (default), or rates that multiply the gradient, learned as logarithms
-            from 1: one per "tensor" or one per "entry" (Meta-SGD in continuous time).
+            one before. None (default): no bound.
+        learned_rates: "none" (default), or rates that multiply the gradient, learned as logarithms,
+            initially 1: one per "tensor" or one per "entry" (Meta-SGD in continuous time).
         shortest_time: in (0, T), see above. It needs batches of two tasks or more, a time T that is
             not learned, and a solver of `amaml_tf.solvers`. None (default): all tasks of a
             meta-update are adapted for the time T.

@@ -33,7 +33,8 @@ class MetaDiagnostics(NamedTuple):
 class MetaGradients(NamedTuple):
     """The meta-gradient of a batch of episodes.
 
-    If an algorithm trains without adaptation (see `NoInnerRun`), losses and outputs are before it.
+    For algorithms that train without adaptation, see `NoInnerRun`: losses and outputs are those
+    of the initialization.
 
     Attributes:
         loss: scalar, mean query loss after adaptation.
@@ -65,7 +66,7 @@ class Algorithm(abc.ABC):
         self.variables: list[keras.Variable] = []
 
     def adapted(self, model: keras.Model) -> list[bool] | None:
-        """Returns whether adaptation changes each trainable variable; None if it changes all."""
+        """Returns for every trainable variable whether adaptation changes it; None for all."""
         del model
         return None
 
@@ -101,7 +102,7 @@ class Algorithm(abc.ABC):
         stretch: tf.Tensor,
         longest: float,
     ) -> tuple[tf.Tensor, Diagnostics]:
-        """Continues the adaptation of a batch of tasks.
+        """Continues the adaptation of a batch of tasks from `adapted`.
 
         Args:
             function: model and loss.

@@ -20,14 +20,14 @@ class ImplicitMAML(EndPointAlgorithm):
 
         (I + H_S(u*) / (w + damping)) g = ∇L_Q(u*),    H_S = ∇²L_S
 
-    which is solved by conjugate gradients. With `cg_damping` 0, g is as exact as u* and the solution
-    for g. If the matrix is not positive along the first direction, g is ∇L_Q(u*), as in
-    FirstOrderMAML.
-    `diagnostics.backward` counts the Hessian-vector products; its growth is |g| / |∇L_Q|.
+    which is solved by conjugate gradients. With `cg_damping` 0, g is exact up to the errors of u*
+    and of this solution. If the matrix is not positive along the first direction, g is ∇L_Q(u*), as
+    in FirstOrderMAML. `diagnostics.backward` counts the Hessian-vector products; its growth is
+    |g| / |∇L_Q|.
 
     Args:
         step_size: learning rate of the inner steps, > 0. Default 0.1: with the other defaults, a
-            step reduces the distance to u* to 0.8 of it or less, all steps to 3%.
+            step reduces the distance to u* by a factor of 0.8 or less, all steps to 3%.
         num_steps: inner steps, >= 1. Default 16, as in the paper (5-way Omniglot).
         proximal_weight: w > 0. Default 2, as in the paper.
         num_cg_steps: cap on the steps of conjugate gradients, >= 1. Default 5, as in the paper.

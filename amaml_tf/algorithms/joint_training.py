@@ -16,7 +16,7 @@ class JointTraining(NoInnerRun):
 
     The meta-gradient is the mean over tasks of ∇L(θ), where L is the loss on the support and query
     examples of a task as one set: all examples of a task count equally. If targets mean something
-    different in each task, such as class numbers of an episode, there is nothing to learn.
+    different in each task (classes that every episode numbers anew), there is nothing to learn.
 
     Args:
         flow: the inner run (fine-tuning) for evaluation and use. Default `GradientFlow()`.

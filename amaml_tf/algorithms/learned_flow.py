@@ -24,8 +24,8 @@ class LearnedFlow:
         flow: the flow with these parameters.
         learn_final_time: whether to learn T, as log T, from `flow.final_time`.
         max_final_time: upper bound of a learned T, at least `flow.final_time`; None: no bound.
-        learned_rates: "none", or rates that multiply the gradient, learned as logarithms from 1:
-            one per "tensor" or one per "entry".
+        learned_rates: "none", or rates that multiply the gradient, learned as logarithms,
+            initially 1: one per "tensor" or one per "entry".
 
     Raises:
         UsageError: if an argument is out of its range, or does not fit the others.
@@ -80,7 +80,7 @@ class LearnedFlow:
         return tf.stop_gradient(tf.exp(tf.convert_to_tensor(self._log_final_time)))
 
     def rates(self, adapted: tf.Tensor) -> tf.Tensor:
-        """Returns the rates for `adapted` `[P]`: `[P]`, `[1]` for all, or `[0]` if there are none."""
+        """Returns the rates for `adapted` `[P]`: `[P]`, `[1]` for all, or `[0]` without rates."""
         rates = adapted[:0]
         if self._log_rates is not None:
             rates = tf.exp(tf.convert_to_tensor(self._log_rates))

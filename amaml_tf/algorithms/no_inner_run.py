@@ -19,7 +19,7 @@ class NoInnerRun(FlowBased):
     """An algorithm whose meta-gradient is taken at the initialization itself.
 
     The losses and outputs of its `MetaGradients` are those of the initialization; for the other
-    algorithms they are those after adaptation. (An inner run would not be used for anything.)
+    algorithms they are those after adaptation. An inner run would be wasted: nothing uses it.
 
     Args:
         flow: the inner run for evaluation and use. Default `GradientFlow()`.

@@ -27,10 +27,10 @@ class TaskWeights(NamedTuple):
         return cls(weights, tf.size(arrived) - tf.cast(count, tf.int32))
 
     def clipped(self, per_task: Sequence[tf.Tensor], clip_norm: float | None) -> TaskWeights:
-        """Returns lower weights for tasks whose gradient of the initialization is too large.
+        """Returns lower weights for tasks whose gradient of the initialization exceeds `clip_norm`.
 
         Meta-gradients have heavy tails, because a flow may amplify λ by orders of magnitude for
-        one task of a batch. If their mean were clipped, the other tasks would have no influence.
+        one task of a batch. If their mean were clipped, the other tasks would have no effect.
 
         Args:
             per_task: the parts `[B, ...]` of that gradient; its norm is that of all parts together.

@@ -1,1 +1,1 @@
-"""A comparison of methods: search, runs, table and figures."""
+"""Comparison of methods: search, runs, table and figures."""

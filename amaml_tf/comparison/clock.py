@@ -1,4 +1,4 @@
-"""The seconds of training, counted alike for every method."""
+"""The clock that counts the seconds of training, in the same way for every method."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ CLOCK_FILE = "clock.json"
 
 
 class Clock(keras.callbacks.Callback):
-    """Counts the seconds of the meta-steps, and stops training when `limit` of them are used.
+    """Counts the seconds of the meta-steps, and stops training after `limit` seconds.
 
-    The first meta-step of each process is compilation for the most part and is counted apart;
-    evaluations, logs and checkpoints are not counted. A run that goes on has the count of the
-    checkpoint that it goes on from. A `schedule`, if there is one, gives the meta learning rate at
-    every second.
+    The first meta-step of each process is mostly compilation and is counted separately.
+    Evaluations, logs and checkpoints are not counted. A resumed run continues with the count of
+    its checkpoint. A `schedule`, if there is one, gives the meta learning rate for every second.
 
     Args:
-        workdir: of the run.
-        step: of that checkpoint.
+        workdir: folder of the run.
+        step: meta-step of the checkpoint that the run resumes from, 0 for a new run.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int) -> None:
@@ -48,7 +47,7 @@ class Clock(keras.callbacks.Callback):
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        float((logs or {}).get("loss", 0.0))  # an accelerator may still be at work
+        float((logs or {}).get("loss", 0.0))  # waits for an accelerator
         seconds = time.perf_counter() - self._start
         self.step += 1
         if self._is_first:

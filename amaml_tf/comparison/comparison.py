@@ -1,4 +1,4 @@
-"""All runs of a comparison, in their order."""
+"""The order of a comparison: the search of every method, then the final runs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Comparison:
     """All runs of a comparison: a search for each method, then the final runs.
 
     Args:
-        shared: settings of all methods.
-        methods: what to compare.
+        shared: settings that all methods share.
+        methods: the methods to compare.
         plan: seeds and budgets.
-        folder: of the comparison.
+        folder: folder of the comparison.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Comparison:
         self._folder = folder
 
     def check(self) -> None:
-        """Raises UsageError if the settings of a candidate are wrong."""
+        """Raises UsageError if the settings of a candidate are invalid."""
         self._plan.require_one_decay(self._shared["decay_steps"])
         for method in self._methods:
             for number, settings in enumerate(method.candidates()):
@@ -47,7 +47,7 @@ class Comparison:
                 experiment.make_eval_optimizer()
 
     def do(self, doer: Here | Workers) -> list[Outcome]:
-        """Does what is left to do of search and final runs; returns what was found."""
+        """Does the missing runs of the search and the final runs; returns the outcomes."""
         searches = {m.label: self._searches(m) for m in self._methods}
         self._do_missing("search", doer, [run for runs in searches.values() for run in runs])
         ranked = {m.label: self._ranked(m, searches[m.label]) for m in self._methods}
@@ -60,7 +60,7 @@ class Comparison:
             seconds = {m.label: self._seconds(searches[m.label], ranked[m.label]) for m in waiting}
             waiting = sorted(waiting, key=lambda m: seconds[m.label], reverse=True)
             self._do_missing("final runs", doer, self._seed_by_seed(waiting, finals))
-            # A choice that diverges in the end gives way to the next best.
+            # If a chosen candidate diverges in a final run, the next best one replaces it.
             diverged = {m.label: self._failure(finals[m.label]) for m in waiting}
             waiting = [m for m in waiting if diverged[m.label] and len(ranked[m.label]) > 1]
             for method in waiting:
@@ -74,7 +74,7 @@ class Comparison:
                     zip(
                         method.candidates(),
                         map(self._result, searches[method.label]),
-                        strict=False,  # a method without a choice has no search
+                        strict=False,  # a method with one candidate has no search
                     )
                 ),
                 {run.settings["seed"]: self._result(run) for run in finals[method.label]},
@@ -85,22 +85,22 @@ class Comparison:
 
     @staticmethod
     def _seed_by_seed(methods: Sequence[Method], finals: dict[str, list[Run]]) -> list[Run]:
-        """The runs in an order in which an unfinished comparison has something of every method.
+        """Returns the runs seed by seed, so that an unfinished comparison has runs of every method.
 
-        Within a seed that of `methods`: the longest should come first, or the last run would leave
-        the other cores with nothing to do.
+        Within a seed they are in the order of `methods`. The longest should come first, or the last
+        run would leave the other cores idle.
         """
         runs = (run for method in methods for run in finals[method.label])
         return sorted(runs, key=lambda run: run.settings["seed"])
 
     def _seconds(self, searches: list[Run], ranked: list[int]) -> float:
-        """What a candidate took in the search; 0 if nothing is known of it."""
+        """Returns the seconds of the best candidate's search run; 0 if unknown."""
         if not searches or not ranked:
             return 0.0
         return float(self._result(searches[ranked[0]])["seconds"])
 
     def _failure(self, runs: list[Run]) -> str:
-        """Why one of the runs failed; nothing if none did."""
+        """Returns why one of the runs failed; an empty text if none did."""
         return next((r["failed"] for run in runs if "failed" in (r := self._result(run))), "")
 
     def _searches(self, method: Method) -> list[Run]:
@@ -113,7 +113,7 @@ class Comparison:
         run = self._shared | settings
         run |= {"seed": self._plan.search_seed, "eval_split": "validation"}
         name = f"search/{method.folder}/candidate_{number}"
-        # A search run is a short final run: its learning rate falls as far.
+        # A search run is a short final run: its learning rate falls to the same value.
         if self._plan.search_budget_seconds is not None:
             return Run(name, run, self._plan.search_budget_seconds, self._plan.budget_decay)
         for steps in ("num_meta_steps", "decay_steps"):
@@ -138,11 +138,11 @@ class Comparison:
         ]
 
     def _chosen(self, method: Method, ranked: list[int]) -> dict[str, Any] | None:
-        """The settings of the first of the candidates; None if there is none left."""
+        """Returns the settings of the best candidate that is left; None if there is none."""
         return method.candidates()[ranked[0]] if ranked else None
 
     def _ranked(self, method: Method, searches: list[Run]) -> list[int]:
-        """The numbers of the candidates that did not fail, best first."""
+        """Returns the numbers of the candidates that did not fail, best first."""
         if not searches:
             return [0]
         scores = [self._score(self._result(run)) for run in searches]
@@ -150,7 +150,7 @@ class Comparison:
         return sorted(finite, key=scores.__getitem__)
 
     def _score(self, result: dict[str, Any]) -> float:
-        """What is to be small: infinite if a candidate, or one of its episodes, failed."""
+        """Returns a score, lower is better: infinite if a run, or one of its episodes, failed."""
         if "failed" in result or result["evaluation"]["num_failed_episodes"]:
             return math.inf
         evaluation, metric = result["evaluation"], self._metric(result)
@@ -166,7 +166,7 @@ class Comparison:
         return min(sign(metric) * value for value in points)
 
     def metric(self, outcomes: Sequence[Outcome]) -> str:
-        """Returns the metric to choose by: that of the plan, or the tasks' own."""
+        """Returns the metric to choose by: the plan's, or the default of the tasks."""
         finished = (result for outcome in outcomes for result in outcome.finished)
         return self._metric(next(finished, {}))
 
@@ -177,7 +177,7 @@ class Comparison:
     def _result(self, run: Run) -> dict[str, Any]:
         result = result_of(run, self._folder)
         if result is None:
-            raise RuntimeError(f"Expected a result of {run.name}, got none; this is a bug.")
+            raise RuntimeError(f"Expected a result of {run.name}, got none; please report this.")
         return result
 
     def _do_missing(self, what: str, doer: Here | Workers, runs: list[Run]) -> None:

@@ -28,7 +28,7 @@ def draw(folder: pathlib.Path, outcomes: Sequence[Outcome], metric: str) -> None
 
 
 def _mean_curve(outcome: Outcome, over: str, metric: str) -> list[tuple[float, float, float]]:
-    """Means over the seeds, point by point, of the metric or, if it is to be large, of 1 - it."""
+    """Returns the mean over the seeds at every point, of the metric or of 1 - accuracy."""
     each_seed = [points for result in outcome.finished if (points := points_of(result, over))]
     curve = []
     for same in zip(*each_seed, strict=False):
@@ -39,5 +39,8 @@ def _mean_curve(outcome: Outcome, over: str, metric: str) -> list[tuple[float, f
 
 
 def _small(metric: str) -> str:
-    """The name of what figures show: accuracies near 1 differ in what they lack, the error."""
+    """Returns the name of what is drawn: the metric, or the error in place of accuracy.
+
+    Accuracies near 1 are told apart by their errors.
+    """
     return metric if sign(metric) > 0 else "error"

@@ -1,4 +1,4 @@
-"""What is compared: methods with their settings, and the candidates that a search tries."""
+"""The methods to compare, with their settings and the candidates of the search."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Method:
     """An algorithm with its settings.
 
     Attributes:
-        label: what tables and figures call it.
+        label: its name in tables and figures.
         settings: fields of an Experiment that differ from the shared ones.
-        search: further fields, each with the values to choose from.
+        search: further fields, each with the values that the search tries.
     """
 
     label: str
@@ -34,7 +34,7 @@ class Method:
         return re.sub(r"[^A-Za-z0-9]+", "_", self.label).strip("_")
 
     def candidates(self) -> list[dict[str, Value]]:
-        """The settings of every point of the search's grid; one if there is nothing to choose."""
+        """Returns the settings of every point of the search grid; one if nothing is searched."""
         points = itertools.product(*self.search.values())
         return [self.settings | dict(zip(self.search, point, strict=True)) for point in points]
 
@@ -45,12 +45,13 @@ def parse_methods(
     """Reads methods such as `"MAML: algorithm=maml,num_steps=5,search.step_size=0.01|0.1"`.
 
     Args:
-        texts: one a method.
-        searches: such as `"meta_learning_rate=0.01,0.001"`; of every method that says nothing else.
-        kind: whose settings they are.
+        texts: one per method.
+        searches: such as `"meta_learning_rate=0.01,0.001"`, for every method that does not set or
+            search this field itself.
+        kind: the class of the experiment, which declares the settings.
 
     Raises:
-        UsageError: a text cannot be read, or two methods have one label.
+        UsageError: a text cannot be read, or two methods have the same label.
     """
     declared = settings_of(kind)
     shared = dict(_searched(declared, text) for text in searches)
@@ -80,7 +81,7 @@ def _parse_method(
         name.removeprefix(_SEARCH): _values(declared, name.removeprefix(_SEARCH), text.split("|"))
         for name, text in searches.items()
     }
-    # What a method sets itself is not searched for, unless it says so.
+    # A setting that a method gives itself is not searched, unless the method says so.
     inherited = {name: values for name, values in shared.items() if name not in settings}
     return Method(label, settings, inherited | own)
 
@@ -102,7 +103,7 @@ def _values(declared: Mapping[str, Setting], name: str, texts: Sequence[str]) ->
 
 
 def _value(declared: Mapping[str, Setting], name: str, text: str) -> Value:
-    """Reads the value of a setting; nothing is None, items of a list have a +."""
+    """Returns the value of a setting; an empty text is None, and + separates items of a list."""
     if name not in declared:
         raise UsageError(
             f"Expected the name of a setting in --method or --search, got {name!r}; --help lists "

@@ -1,4 +1,4 @@
-"""What was found of a method, over its seeds."""
+"""The results of a method over its seeds."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from amaml_tf.evaluation import Estimate
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What was found of a method.
+    """The results of a method.
 
     Attributes:
-        method: which.
-        chosen: its settings, those that the search has chosen included; None if every candidate
-            failed.
+        method: the method.
+        chosen: its settings, with those that the search chose; None if every candidate failed.
         candidates: settings and validation results of the search, in the order tried.
-        results: of the final runs, by seed.
-        refused: settings that the search had put first and whose final runs failed, and why.
+        results: results of the final runs, by seed.
+        refused: settings that the search ranked first but whose final runs failed, and the reason.
     """
 
     method: Method
@@ -44,10 +43,10 @@ class Spread:
     """A mean over seeds, with two half widths of 95% intervals.
 
     Attributes:
-        mean: over the seeds.
-        seeds: from Student's t over the seeds' means; NaN for fewer than three.
-        episodes: the mean of the seeds' own half widths over episodes. All seeds see the same
-            episodes, so this bounds the half width of their mean from above.
+        mean: the mean over the seeds.
+        seeds: half width from Student's t over the seeds' means; NaN for fewer than three seeds.
+        episodes: mean of the seeds' own half widths over episodes. All seeds see the same episodes,
+            so this is an upper bound on the half width of their mean.
     """
 
     mean: float
@@ -56,7 +55,7 @@ class Spread:
 
     @classmethod
     def of(cls, estimates: Sequence[Mapping[str, float]]) -> Spread:
-        """The spread of one estimate a seed."""
+        """Returns the spread of estimates, one per seed."""
         means = [each["mean"] for each in estimates]
         episodes = statistics.fmean(each["half_width"] for each in estimates)
         seeds = Estimate.of(means).half_width if len(means) >= 3 else math.nan
@@ -64,12 +63,12 @@ class Spread:
 
     @property
     def half_width(self) -> float:
-        """The wider of the two: what a figure shows."""
+        """The larger of the two half widths, which figures show."""
         return self.episodes if math.isnan(self.seeds) else max(self.seeds, self.episodes)
 
 
 def summary(outcome: Outcome, metric: str) -> dict[str, Spread]:
-    """Spreads of the metric after and before adaptation; empty if every run failed."""
+    """Returns the metric's spreads before and after adaptation; empty if every run failed."""
     finished = outcome.finished
     if not finished:
         return {}
@@ -80,12 +79,12 @@ def summary(outcome: Outcome, metric: str) -> dict[str, Spread]:
 
 
 def sign(metric: str) -> int:
-    """1 if small values are good, -1 if large ones are."""
+    """Returns 1 if small values of the metric are good, -1 if large ones are."""
     return -1 if metric == "accuracy" else 1
 
 
 def best_stop(outcome: Outcome, metric: str) -> int | None:
-    """At which point of the curve validation tasks say that adaptation should end."""
+    """Returns the index of the curve point where validation tasks are best; None if unknown."""
     finished = [each for each in outcome.finished if each["validation"] is not None]
     if not finished:
         return None
@@ -98,7 +97,7 @@ def best_stop(outcome: Outcome, metric: str) -> int | None:
 
 
 def stopped(outcome: Outcome, metric: str) -> tuple[float, Spread] | None:
-    """The time or steps of `best_stop`, and the test tasks' metric there."""
+    """Returns the time or steps of `best_stop`, and the test tasks' metric there."""
     best = best_stop(outcome, metric)
     if best is None:
         return None
@@ -107,9 +106,9 @@ def stopped(outcome: Outcome, metric: str) -> tuple[float, Spread] | None:
 
 
 def values_of_tasks(outcome: Outcome, metric: str, point: int | None) -> np.ndarray | None:
-    """The metric of every test task at a point of the curve, the mean over the seeds."""
+    """Returns the metric of every test task at a point of the curve, the mean over the seeds."""
     evaluations = [each["evaluation"] for each in outcome.finished]
-    # Episodes that failed are left out, and the values no longer stand at the places of others'.
+    # Failed episodes are left out, so positions no longer match those in other methods' values.
     if point is None or not evaluations or any(e["num_failed_episodes"] for e in evaluations):
         return None
     return np.mean([each["curve"][point]["values"][metric] for each in evaluations], axis=0)
@@ -118,7 +117,7 @@ def values_of_tasks(outcome: Outcome, metric: str, point: int | None) -> np.ndar
 def points_of(
     result: Mapping[str, Any], over: str
 ) -> list[tuple[float, dict[str, dict[str, float]]]]:
-    """What a run measured on the way, over adaptation or over training."""
+    """Returns the measurements of a run over adaptation or over training."""
     if "failed" in result:
         return []
     if over == "training":

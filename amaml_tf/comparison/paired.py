@@ -8,19 +8,19 @@ from amaml_tf.evaluation import Estimate
 
 
 def differences(values: Sequence[np.ndarray | None], sign: int) -> list[Estimate | None]:
-    """The mean difference of each method to the best one, task by task.
+    """Returns the mean difference between each method and the best one, task by task.
 
-    Tasks differ by much more than methods do, and all methods see the same ones: the interval of
-    the difference is narrower than those of the two means.
+    Tasks differ much more than methods do, and all methods see the same tasks. So the interval of
+    the difference is narrower than the intervals of the two means.
 
     Args:
-        values: of each method, the metric of every task, of shape [tasks]; None for a method
-            whose values are not known.
+        values: for each method, the metric of every task, of shape [tasks]; None for a method
+            whose values are unknown.
         sign: 1 if small values are good, -1 if large ones are.
 
     Returns:
-        For each method its value minus that of the best, with the 95% interval over tasks; zeros
-        for the best itself; None where values are unknown, or of other tasks than the best one's.
+        For each method, its value minus that of the best, with the 95% interval over tasks; zeros
+        for the best itself; None where the values are unknown or of other tasks than the best's.
     """
     known = [each for each in values if each is not None]
     if not known:

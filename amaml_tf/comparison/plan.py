@@ -1,4 +1,4 @@
-"""How much a comparison does of what: seeds, budgets, and measurements on the way."""
+"""The plan of a comparison: seeds, budgets, and measurements during training."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from amaml_tf.experiment.declaration import Declared, setting
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan(Declared):
-    """What all methods of a comparison have in common beside the settings of their experiment.
+    """The settings of a comparison that all methods share, besides those of the experiment.
 
     Each field is a flag of `amaml-compare`.
 
     Raises:
-        UsageError: a value is out of its range, or two of them do not go together.
+        UsageError: a value is out of range, or two values do not fit together.
     """
 
     seeds: tuple[int, ...] = setting("Seeds of the final runs.", (0, 1, 2), least=0)
@@ -31,18 +31,18 @@ class Plan(Declared):
         False,
     )
     search_budget_seconds: float | None = setting(
-        "Seconds of training of the search's runs, in place of --search_meta_steps: where the "
-        "budget is of seconds, so should the search be."
+        "Seconds of training of the search's runs, in place of --search_meta_steps. Use it if the "
+        "budget of the final runs is in seconds."
     )
     curve_points: int = setting(
-        "How often to measure during training, each time after twice as much of it.", 5, least=0
+        "How many times to measure during training, each after twice as much training.", 5, least=0
     )
     num_curve_episodes: int = setting("Test episodes of each of these measurements.", 50, least=2)
     metric: str | None = setting(
-        "By what to choose. Default: accuracy, rmse, or what else the task has."
+        "Metric to choose by. Default: accuracy, rmse, or the task's own metric."
     )
     stop: str = setting(
-        "By what the search chooses: the metric at the end of adaptation, or where it is best for "
+        "Where the search takes the metric: at the end of adaptation, or where it is best for "
         "validation tasks. The table has both.",
         "last",
         choices=lambda: ("last", "validation"),
@@ -67,7 +67,7 @@ class Plan(Declared):
         if self.budget_decay and not searches_by_time:
             raise UsageError(
                 "Expected --search_budget_seconds with --budget_decay, got none; pass the seconds "
-                "of a run of the search, over which its rate falls as that of a final run does."
+                "of a search run: its rate falls over them, like that of a final run."
             )
 
     def require_one_decay(self, decay_steps: int | None) -> None:

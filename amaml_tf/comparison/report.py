@@ -1,4 +1,4 @@
-"""Writing what a comparison found: table, numbers and figures."""
+"""Writing the results of a comparison: table, numbers and figures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _without_run(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _csv(outcomes: Sequence[Outcome]) -> str:
-    """A row for every number: over adaptation (at: steps or time) and training (at: seconds)."""
+    """Returns a row per number, over adaptation (at: steps or time) and training (at: seconds)."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["method", "seed", "over", "at", "metric", "mean", "half_width"])

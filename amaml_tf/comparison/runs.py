@@ -1,4 +1,4 @@
-"""One run of a comparison: training with pauses, measuring, and a small file for the result."""
+"""One run of a comparison: training with pauses to measure, and a file for the result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from amaml_tf.training import LOG_FILE, Checkpoints, train
 
 RESULT_FILE = "result.json"
 
-# Where the data lies changes no result.
+# The place of the data does not change the result.
 _NO_MATTER = ("data_dir", "download")
 
 
@@ -37,12 +37,12 @@ class Run:
     """What to train, for how long, and what to measure.
 
     Attributes:
-        name: its folder inside the comparison's.
+        name: its folder inside the comparison's folder.
         settings: all fields of its Experiment. Training ends after `num_meta_steps`.
-        budget_seconds: training ends after so many, if that comes first; None: it does not.
-        decay: the meta learning rate falls to 0 along a cosine over `budget_seconds`.
-        curve_points: how many times to pause and measure test episodes on the way.
-        num_curve_episodes: how many episodes each time.
+        budget_seconds: training ends after this many seconds, if that is earlier; None: no limit.
+        decay: whether the meta learning rate falls to 0 along a cosine over `budget_seconds`.
+        curve_points: how many times to pause during training and measure on test episodes.
+        num_curve_episodes: number of episodes each time.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Run:
         return kind.from_values(self.settings)
 
     def identity(self) -> dict[str, Any]:
-        """All that the result depends on, as JSON has it."""
+        """Returns everything that the result depends on, as JSON values."""
         values = json.loads(json.dumps(dataclasses.asdict(self)))
         for name in _NO_MATTER:
             values["settings"].pop(name, None)
@@ -65,7 +65,7 @@ class Run:
 
 
 def result_of(run: Run, folder: pathlib.Path) -> dict[str, Any] | None:
-    """Returns what a finished run has found, or None if it is not finished.
+    """Returns the result of a finished run, or None if the run is not finished.
 
     Raises:
         UsageError: a run of this name was done with other settings.
@@ -86,13 +86,13 @@ def result_of(run: Run, folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def execute(run: Run, folder: pathlib.Path, kind: type[Experiment] = Experiment) -> dict[str, Any]:
-    """Does a run, from its newest checkpoint on, and writes its result.
+    """Does a run, from its newest checkpoint, and writes and returns its result.
 
-    A run whose flow fails, whose numbers become infinite or NaN, or that needs more memory than
-    there is, has a result too: the reason, under "failed".
+    A run also has a result if its flow fails, if its numbers become infinite or NaN, or if memory
+    runs out: the reason, under "failed".
     """
     workdir = folder / run.name
-    keras.backend.clear_session()  # the graphs of the runs before
+    keras.backend.clear_session()  # frees the graphs of earlier runs
     gc.collect()
     experiment = run.experiment(kind)
     experiment.require_free_or_own(workdir)
@@ -108,7 +108,7 @@ def execute(run: Run, folder: pathlib.Path, kind: type[Experiment] = Experiment)
 
 
 class _NotFiniteError(Exception):
-    """Training went on to infinity or NaN."""
+    """Weights or losses became infinite or NaN in training."""
 
 
 def _train_and_measure(
@@ -144,14 +144,14 @@ def _train_and_measure(
         "evaluation_seconds": seconds,
         "training_gradient_evaluations": _mean_of_log(workdir, "gradient_evaluations"),
         "evaluation": final,
-        # How far to adapt is chosen by these.
+        # These choose how far to adapt.
         "validation": measured("validation") if for_stopping else None,
         "training_curve": curve,
     }
 
 
 def _shares(count: int) -> list[float]:
-    """When to pause, as shares of the budget: each twice the one before, the last the whole."""
+    """Returns when to pause, as shares of the budget: each twice the one before, the last 1."""
     return [0.5**i for i in reversed(range(max(1, count)))]
 
 
@@ -198,17 +198,17 @@ def measure(
     split: str,
     num_episodes: int | None = None,
 ) -> dict[str, Any]:
-    """Evaluates as the settings say; `num_episodes` stands in for theirs unless None."""
+    """Returns an evaluation with the experiment's settings, on `num_episodes` episodes if given."""
     try:
         found = experiment.measure(evaluator, family, split, num_episodes)
     except UsageError as error:
-        # Settings were checked before: what is left is that not even two episodes were finite.
+        # The settings were checked before, so fewer than two episodes had finite losses.
         raise _NotFiniteError(f"No finite losses to average. {error}") from error
     return dataclasses.asdict(found)
 
 
 def _family_of(experiment: Experiment) -> tasks.TaskFamily:
-    """The family of tasks, kept from one run to the next: its data can take long to load."""
+    """Returns the task family, kept from run to run because its data can be slow to load."""
     factory = tasks.REGISTRY.get(experiment.task)
     names = {*arguments_of(factory), "dataset", "data_dir"} if factory else set()
     values = dataclasses.asdict(experiment)
@@ -224,7 +224,7 @@ _FAMILIES: dict[str, tasks.TaskFamily] = {}
 
 
 def _mean_of_log(workdir: pathlib.Path, column: str) -> float | None:
-    """Mean of a column of the training's log."""
+    """Returns the mean of a column of the training log."""
     with (workdir / LOG_FILE).open(newline="", encoding="utf-8") as file:
         values = [float(row[column]) for row in csv.DictReader(file) if row.get(column)]
     return sum(values) / len(values) if values else None

@@ -21,7 +21,7 @@ from amaml_tf.evaluation import Estimate
 
 
 def table_of(outcomes: Sequence[Outcome], metric: str, provenance: Mapping[str, str]) -> str:
-    """Returns the table, the failures, the search, the settings, and how it was made."""
+    """Returns the table, the failures, the search, the settings, and the provenance."""
     lines = [*_table(outcomes, metric), *_failures(outcomes), *_appendix(outcomes, metric)]
     footer = "\n".join(f"- {name}: {_code(name, value)}" for name, value in provenance.items())
     return "\n".join(lines) + f"\n## How it was made\n\n{footer}\n"
@@ -76,7 +76,7 @@ def _spread(spread: Spread) -> list[str]:
 
 
 def _difference(difference: Estimate | None) -> str:
-    """Such as "+0.0021 ± 0.0034"; "best" for the best itself, nothing for what is not known."""
+    """Returns text such as "+0.0021 ± 0.0034", "best" for the best itself, "" if unknown."""
     if difference is None:
         return ""
     if difference.mean == difference.half_width == 0:
@@ -85,7 +85,7 @@ def _difference(difference: Estimate | None) -> str:
 
 
 def _settings(outcome: Outcome, settings: Mapping[str, Any]) -> str:
-    """What the search was over, of `settings`."""
+    """Returns those of `settings` that the search varied, as text."""
     return ", ".join(f"{n}={_plain(settings[n])}" for n in outcome.method.search if n in settings)
 
 

@@ -1,4 +1,4 @@
-"""Doing many runs, in this process or several at a time in processes of their own."""
+"""Doing many runs, one after another in this process or in several worker processes."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Here:
     """Does runs one after another in this process.
 
     Args:
-        folder: of the comparison.
-        kind: of the experiments.
+        folder: folder of the comparison.
+        kind: class of the experiments.
     """
 
     def __init__(self, folder: pathlib.Path, kind: type[Experiment] = Experiment) -> None:
@@ -41,7 +41,7 @@ class Here:
         self._kind = kind
 
     def do(self, runs: list[Run], report: Report) -> None:
-        """Does `runs`, telling `report` of each; its output goes to a log."""
+        """Does `runs` and calls `report` after each; what a run prints goes to a log."""
         for run in runs:
             with _logged(self._folder):
                 result = execute(run, self._folder, self._kind)
@@ -52,11 +52,11 @@ class Workers:
     """Does runs in processes that live as long as this object, each doing one run at a time.
 
     A worker gets a run as a line of JSON on its input and answers with a line on its output. It
-    ends when its input does, so none outlives this process.
+    ends when its input ends, so no worker outlives this process.
 
     Args:
-        folder: of the comparison.
-        count: how many processes, the processor's cores shared out among them.
+        folder: folder of the comparison.
+        count: number of processes; they share the processor's cores equally.
     """
 
     def __init__(self, folder: pathlib.Path, count: int) -> None:
@@ -66,11 +66,11 @@ class Workers:
         self._processes = [self._start(number, threads) for number in range(count)]
 
     def do(self, runs: list[Run], report: Report) -> None:
-        """Does `runs`, telling `report` of each as it ends.
+        """Does `runs` and calls `report` when each of them ends.
 
         Raises:
-            UsageError: a run is refused, in the words of its worker.
-            WorkerError: a worker ended.
+            UsageError: a worker refused a run; the message is the worker's.
+            WorkerError: a worker ended before its runs were done.
         """
         waiting: queue.Queue[Run] = queue.Queue()
         for run in runs:
@@ -83,9 +83,9 @@ class Workers:
             done, error = answers.get()
             if done is None:
                 raise WorkerError(
-                    f"Expected a worker to live, but one ended (see {self._folder / LOG_FOLDER}); "
-                    "run the same command again to go on, with a smaller --parallel if memory is "
-                    "short."
+                    "Expected all workers to keep running, but one ended (see "
+                    f"{self._folder / LOG_FOLDER}); run the same command again to resume, with a "
+                    "smaller --parallel if memory is short."
                 )
             if error is not None:
                 raise UsageError(error)
@@ -94,7 +94,7 @@ class Workers:
                 report(done, result)
 
     def close(self) -> None:
-        """Ends the workers; those at work save a checkpoint first."""
+        """Ends the workers; those that are training save a checkpoint first."""
         for process in self._processes:
             with contextlib.suppress(OSError):
                 process.stdin.close()  # type: ignore[union-attr]
@@ -119,7 +119,7 @@ class Workers:
 
 
 def _this_program() -> list[str]:
-    """The program that runs here, without its arguments."""
+    """Returns the command that runs this program, without its arguments."""
     spec = sys.modules["__main__"].__spec__
     return [sys.executable, *(["-m", spec.name] if spec else sys.argv[:1])]
 
@@ -136,7 +136,7 @@ def _await_end(process: subprocess.Popen[str]) -> None:
 def crew(
     folder: pathlib.Path, count: int, kind: type[Experiment] = Experiment
 ) -> Iterator[Here | Workers]:
-    """What does the runs: this process, or `count` others until the context ends."""
+    """Yields what does the runs: this process, or `count` workers until the context ends."""
     if count == 1:
         yield Here(folder, kind)
         return
@@ -148,8 +148,8 @@ def crew(
 
 
 def serve(folder: pathlib.Path, kind: type[Experiment] = Experiment) -> None:
-    """The life of a worker: does the runs on its input until there are no more."""
-    # A shell lets its background jobs ignore interruptions.
+    """Serves as a worker: does the runs on its input until there are no more."""
+    # Background jobs of a shell ignore interrupts by default.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     answers, runs = sys.stdout, _read_runs()
     with contextlib.redirect_stdout(sys.stderr):
@@ -165,14 +165,14 @@ def serve(folder: pathlib.Path, kind: type[Experiment] = Experiment) -> None:
 
 
 def _read_runs() -> queue.Queue[Run | None]:
-    """Reads runs in the background, and interrupts the one at work when the input ends."""
+    """Reads runs in the background, and interrupts the current one when the input ends."""
     runs: queue.Queue[Run | None] = queue.Queue()
 
     def read() -> None:
         for line in sys.stdin:
             runs.put(Run(**json.loads(line)))
         runs.put(None)
-        while True:  # some code swallows an interruption
+        while True:  # some code swallows an interrupt
             _thread.interrupt_main()
             time.sleep(_BETWEEN_INTERRUPTIONS)
 
@@ -185,7 +185,7 @@ def _converse(
     waiting: queue.Queue[Run],
     answers: queue.Queue[tuple[Run | None, str | None]],
 ) -> None:
-    """Hands a worker one run after another; (None, None) says that it ended."""
+    """Gives a worker one run after another; the answer (None, None) means that it ended."""
     while True:
         try:
             run = waiting.get_nowait()
@@ -204,7 +204,7 @@ def _converse(
 
 @contextlib.contextmanager
 def _logged(folder: pathlib.Path) -> Iterator[None]:
-    """Sends what is printed to a log."""
+    """Writes to a log what is printed inside the context."""
     (folder / LOG_FOLDER).mkdir(parents=True, exist_ok=True)
     path = folder / LOG_FOLDER / "log.txt"
     with path.open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):

@@ -1,4 +1,4 @@
-"""The one evaluation protocol: unseen episodes, before and after adaptation, with intervals."""
+"""The evaluation protocol: unseen episodes, before and after adaptation, with intervals."""
 
 from amaml_tf.evaluation.protocol import Evaluator as Evaluator
 from amaml_tf.evaluation.protocol import evaluate as evaluate

@@ -1,4 +1,4 @@
-"""Keras metrics of each episode alone."""
+"""Keras metrics, computed for each episode separately."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Measure: TypeAlias = Callable[[Tensors, Tensors], dict[str, tf.Tensor]]
 
 
 def per_episode(metrics: Sequence[keras.metrics.Metric]) -> Measure:
-    """Returns a function of the targets and outputs of a batch of episodes: metrics, `[B]` each."""
+    """Returns a function that computes the metrics of each episode of a batch, `[B]` each."""
     for metric in metrics:
         metric.reset_state()
     fresh = [[tf.constant(v.numpy()) for v in metric.variables] for metric in metrics]

@@ -1,4 +1,4 @@
-"""Training from the learned initialization by a Keras optimizer: adaptation as it is often done."""
+"""Adaptation by a Keras optimizer that trains from the learned initialization."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from amaml_tf.learner.curves import Point
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.solvers.diagnostics import COMPLETED, NON_FINITE, Diagnostics
 
-# What these do to an entry depends on this entry alone, so the parameters of many tasks can be one
-# variable.
+# These optimizers update each entry of a variable independently of the others, so one variable can
+# hold the parameters of many tasks.
 ELEMENTWISE = (
     keras.optimizers.SGD,
     keras.optimizers.Adam,
@@ -30,22 +30,24 @@ ELEMENTWISE = (
     keras.optimizers.Lion,
 )
 
-# Options that join entries, or that ask for more than steps.
+# Options that combine entries, or that need more than update steps.
 _FOREIGN_OPTIONS = ("clipnorm", "global_clipnorm", "use_ema", "loss_scale_factor")
 
 
 class FineTuning:
-    """Trains every task of a batch on its support set by a Keras optimizer, full batch.
+    """Trains every task of a batch on its support set with a Keras optimizer, full batch.
 
-    All tasks are trained at once, each as if it were alone, in one compiled loop. Every batch
-    begins anew, with the initialization and with the optimizer's first state. Dropout draws new
-    masks in every step, as in `keras.Model.fit`. Weight decay is of all trained parameters.
+    All tasks are trained at once, each independently of the others, in one compiled loop. Every
+    batch starts from the initialization and from the optimizer's initial state. Dropout draws new
+    masks in every step, as in `keras.Model.fit`. Weight decay applies to all trained parameters.
 
     Args:
-        learner: compiled; its model is the initialization, its loss that of the support sets.
-        optimizer: which, and its settings; it is copied. Keras keeps learning rates in float32.
-        all_layers: train all trainable parameters, as one would who knows the initialization alone;
-            default: those that the algorithm adapts.
+        learner: a compiled learner, with the initialization as its model and the loss of the
+            support sets.
+        optimizer: the optimizer with its settings; it is copied. Keras keeps learning rates in
+            float32.
+        all_layers: whether to train all trainable parameters, as a user does who has only the
+            initialization; default: only those that the algorithm adapts.
 
     Raises:
         UsageError: the optimizer mixes the entries of a tensor, and so would mix the tasks.
@@ -68,7 +70,7 @@ class FineTuning:
                 vectorize=learner.execution.vectorize,
             )
         self._given = optimizer
-        self._num_tasks = -1  # whose program there is
+        self._num_tasks = -1  # the batch size of the compiled program
 
     def points(self, episodes: Episodes, steps: Sequence[int]) -> Iterator[Point]:
         """Yields the query sets' losses and outputs after each number of steps.
@@ -78,7 +80,7 @@ class FineTuning:
             steps: numbers of steps in increasing order.
 
         Raises:
-            AdaptationError: values of a task become infinite or NaN, and the learner is not to drop
+            AdaptationError: values of a task become infinite or NaN, and the learner does not drop
                 such tasks.
         """
         function, (support, query) = self._function, episodes
@@ -97,7 +99,7 @@ class FineTuning:
             yield Point(losses, outputs, diagnostics)
 
     def _begin(self, num_tasks: int, initialization: tf.Tensor) -> None:
-        """Puts parameters `[B, P]` and optimizer where they begin."""
+        """Sets the parameters `[B, P]` and the optimizer to their initial state."""
         if num_tasks != self._num_tasks:
             self._num_tasks = num_tasks
             self._build(initialization)
@@ -106,7 +108,7 @@ class FineTuning:
             variable.assign(value)
 
     def _build(self, initialization: tf.Tensor) -> None:
-        """Makes variables, and the program, for a batch of tasks."""
+        """Creates the variables and the program for a batch of tasks."""
         given = self._given
         self._parameters = keras.Variable(
             initialization, dtype=self._function.dtype.name, name="parameters"
@@ -114,7 +116,7 @@ class FineTuning:
         self._optimizer = type(given).from_config(given.get_config())
         self._optimizer.build([self._parameters])
         self._first_state = [tf.constant(v.numpy()) for v in self._optimizer.variables]
-        # The number of steps is a tensor, so that one program serves all.
+        # The number of steps is a tensor, so that one program serves every number.
         self._run = tf.function(
             self._train, jit_compile=self._learner.execution.jit_compile, autograph=False
         )
@@ -139,7 +141,7 @@ class FineTuning:
 
 
 def require_elementwise(optimizer: keras.optimizers.Optimizer) -> None:
-    """Raises UsageError unless `optimizer` treats every entry of a tensor apart."""
+    """Raises UsageError unless `optimizer` updates every entry of a tensor independently."""
     if type(optimizer) not in ELEMENTWISE:
         names = ", ".join(kind.__name__ for kind in ELEMENTWISE)
         raise UsageError(
@@ -150,14 +152,14 @@ def require_elementwise(optimizer: keras.optimizers.Optimizer) -> None:
     given = [name for name in _FOREIGN_OPTIONS if getattr(optimizer, name, None)]
     if given:
         raise UsageError(
-            f"Expected an optimizer without {', '.join(_FOREIGN_OPTIONS)}, which do not leave the "
-            f"tasks of a batch apart or ask for more than steps, got {', '.join(given)}; leave it "
-            "out. clipvalue clips every entry alone."
+            f"Expected an optimizer without {', '.join(_FOREIGN_OPTIONS)}, which mix the tasks of "
+            f"a batch or need more than update steps, got {', '.join(given)}; leave it out. "
+            "clipvalue can be used: it clips every entry separately."
         )
 
 
 def _diagnostics(adapted: tf.Tensor, time: int, num_steps: int) -> Diagnostics:
-    """What the last `num_steps` steps to `adapted` `[B, P]` were, in the terms of a flow."""
+    """Returns the diagnostics of the last `num_steps` steps to `adapted` `[B, P]`, as of a flow."""
     finite = tf.reduce_all(tf.math.is_finite(adapted), axis=-1)
     none = tf.zeros_like(finite, tf.int32)
     rows = tf.zeros_like(finite, adapted.dtype)

@@ -1,4 +1,4 @@
-"""The one evaluation protocol: unseen episodes, before and after adaptation, with intervals."""
+"""`evaluate` and `Evaluator`: losses and metrics on query sets, before and after adaptation."""
 
 from __future__ import annotations
 
@@ -30,39 +30,41 @@ def evaluate(
     task_indices: np.ndarray | None = None,
     all_layers: bool = False,
 ) -> Evaluation:
-    """Adapts to the support sets of episodes and measures on their query sets.
+    """Adapts to the support sets of episodes and evaluates on their query sets.
 
-    Every episode counts alike: a loss or a metric is computed for each alone, then averaged.
+    Every episode has the same weight: a loss or a metric is computed per episode, then averaged.
 
     Args:
-        learner: compiled.
-        episodes: batches of episodes, `num_episodes` in all or more; surplus ones don't count.
-        num_episodes: at least 2.
-        metrics: Keras metrics of the query sets, beside the loss.
-        times: times to measure at, the last in place of the flow's final time. None: the
+        learner: a compiled learner.
+        episodes: batches with at least `num_episodes` episodes in total; more are ignored.
+        num_episodes: number of episodes to evaluate on, at least 2.
+        metrics: Keras metrics of the query sets, in addition to the loss.
+        times: times to measure at; the last one replaces the flow's final time. None: the
             algorithm's own inner run, measured at its end.
-        optimizer: train by this Keras optimizer from the initialization in place of the flow; see
+        optimizer: a Keras optimizer that trains from the initialization, in place of the flow; see
             `FineTuning`.
-        steps: numbers of the optimizer's steps to measure at.
-        task_indices: which task each episode is of, ints of shape [num_episodes], where tasks come
-            back: the estimates are then over tasks. None: every episode is another task.
-        all_layers: the optimizer trains all layers, not only those that the algorithm adapts.
+        steps: numbers of optimizer steps to measure at.
+        task_indices: the task of each episode, integers of shape [num_episodes], if tasks repeat;
+            the estimates are then over tasks. None: every episode is a different task.
+        all_layers: whether the optimizer trains all layers, not only those that the algorithm
+            adapts.
 
     Returns:
         An `Evaluation`. Its curve begins at 0, before adaptation.
 
     Raises:
-        UsageError: there are too few episodes, or times, optimizer and steps do not fit.
-        AdaptationError: the adaptation of a task fails, and the learner is not to drop such tasks.
+        UsageError: there are too few episodes, or times, optimizer and steps do not fit together.
+        AdaptationError: the adaptation of a task fails, and the learner does not drop such tasks.
     """
     evaluator = Evaluator(learner, metrics, times, optimizer, steps, all_layers)
     return evaluator(episodes, num_episodes, task_indices)
 
 
 class Evaluator:
-    """`evaluate` for a learner that is measured again and again: its programs are compiled once.
+    """`evaluate` for repeated evaluations of one learner: its programs are compiled once.
 
-    Every call measures the learner as it is then. Arguments and errors are those of `evaluate`.
+    Every call evaluates the learner in its current state. Arguments and errors are those of
+    `evaluate`.
     """
 
     def __init__(
@@ -108,7 +110,7 @@ class Evaluator:
 
 
 def _values(way: Way, batch: Episodes, measure: Measure) -> dict[str, Any]:
-    """What is measured of each episode of a batch: arrays `[B]`."""
+    """Returns what is measured for each episode of a batch, as arrays `[B]`."""
     batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
     targets = batch[1][1]
     (losses, outputs), points = way.points(batch)
@@ -123,7 +125,7 @@ def _values(way: Way, batch: Episodes, measure: Measure) -> dict[str, Any]:
 
 
 def _summary(values: dict[str, Any], way: Way, task_indices: np.ndarray | None) -> Evaluation:
-    """The estimates from one value an episode, over the episodes that arrived."""
+    """Returns the estimates from one value per episode, without the episodes that failed."""
     fine = values["arrived"]
     tasks = None if task_indices is None else np.asarray(task_indices)[: fine.size][fine]
 

@@ -1,4 +1,4 @@
-"""What an evaluation found: its numbers, as a table and as files."""
+"""The results of an evaluation: numbers, a table and files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ EVALUATION_FILE = "evaluation.json"
 
 @dataclasses.dataclass(frozen=True)
 class CurvePoint:
-    """Query loss and metrics by name, `at` a time or a number of steps of adaptation.
+    """Query loss and metrics by name, after a time or a number of steps of adaptation.
 
     Attributes:
-        at: when.
-        measures: means, with their intervals.
-        values: what they are the means of, one value an episode, or one a task where tasks come
-            back: to compare learners on the same tasks, pair by pair.
+        at: the time or the number of steps.
+        measures: means with their intervals.
+        values: the values behind the means: one per episode, or one per task where tasks repeat.
+            With them, learners can be compared on the same tasks, pair by pair.
     """
 
     at: float
@@ -33,19 +33,20 @@ class CurvePoint:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an initialization is worth on unseen episodes.
+    """The results of an initialization on unseen episodes.
 
     Attributes:
-        num_episodes: how many episodes were measured.
-        num_failed_episodes: further ones that failed, left out (`on_failure="drop"`).
-        num_tasks: of how many tasks the episodes are, where tasks come back. Then the estimates
-            are over tasks, of the mean of each task's episodes; None: over episodes.
+        num_episodes: number of episodes measured.
+        num_failed_episodes: number of further episodes that failed and are left out
+            (`on_failure="drop"`).
+        num_tasks: number of tasks that the episodes come from, where tasks repeat. The estimates
+            are then over tasks, each with the mean of its episodes. None: over episodes.
         before: query loss and metrics of the initialization itself, by name.
         after: the same after adaptation to the support sets.
-        gradient_evaluations: of the inner run.
-        unit: what the curve goes along: "time" (of the flow) or "step" (of an optimizer).
-        curve: the same measurements on the way, from 0 (`before`) to the end (`after`), all on
-            the same episodes.
+        gradient_evaluations: number of gradient evaluations in the inner run.
+        unit: unit of the curve: "time" (of the flow) or "step" (of an optimizer).
+        curve: the same measurements during adaptation, from 0 (`before`) to the end (`after`), all
+            on the same episodes.
     """
 
     num_episodes: int
@@ -58,7 +59,7 @@ class Evaluation:
     curve: list[CurvePoint]
 
     def table(self) -> str:
-        """Returns a small table in plain text: the ends, and the curve if it has more points."""
+        """Returns a table in plain text: before, after, and the curve if it has more points."""
         counted = f"{self.num_episodes} episodes"
         if self.num_tasks is not None:
             counted += f", {self.num_tasks} tasks"
@@ -84,10 +85,10 @@ class Evaluation:
         return "\n".join(rows)
 
     def write(self, path: PathLike, **context: object) -> None:
-        """Writes the estimates, and `context` (what they are of), to a JSON file.
+        """Writes the estimates, and `context` (what was evaluated), to a JSON file.
 
-        The curve goes to a CSV file of that name beside it as well: columns `time` or `step`,
-        `metric`, `mean` and `half_width`, a row for every point and metric.
+        The curve is also written to a CSV file of the same name beside it, with the columns `time`
+        or `step`, `metric`, `mean` and `half_width`, and a row for every point and metric.
         """
         values = {**context, "confidence": 0.95, **dataclasses.asdict(self)}
         values["curve"] = [

@@ -1,4 +1,4 @@
-"""Means with their intervals."""
+"""Means with their 95% confidence intervals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: npt.ArrayLike) -> Estimate:
-        """The estimate from one value an episode (or a task), at least two of them."""
+        """Returns the estimate from one value per episode (or per task), at least two of them."""
         values = np.asarray(values, np.float64)
         if values.size < 2:
             raise UsageError(
@@ -37,7 +37,7 @@ class Estimate:
         return cls(float(values.mean()), float(_quantile(values.size - 1) * error))
 
     def __str__(self) -> str:
-        """Both numbers to the second significant digit of the half width."""
+        """Both numbers, rounded to the second significant digit of the half width."""
         if not (math.isfinite(self.half_width) and self.half_width > 0):
             return f"{self.mean:.4g} ± {self.half_width:.4g}"
         decimals = max(0, 1 - math.floor(math.log10(self.half_width)))
@@ -46,13 +46,13 @@ class Estimate:
 
 @functools.cache
 def _quantile(degrees_of_freedom: int) -> float:
-    """The 97.5% quantile of Student's distribution."""
+    """Returns the 97.5% quantile of Student's distribution."""
     one = np.float64(1)
     student = tfp.distributions.StudentT(degrees_of_freedom * one, 0 * one, one)
     return float(student.quantile(0.975 * one))
 
 
 def means_of_tasks(values: np.ndarray, tasks: np.ndarray) -> np.ndarray:
-    """Returns the mean of the values of each task, as visits to one task are not independent."""
+    """Returns the mean value of each task, because episodes of one task are not independent."""
     _, numbers = np.unique(tasks, return_inverse=True)
     return np.bincount(numbers, values) / np.bincount(numbers)

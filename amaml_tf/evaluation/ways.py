@@ -1,4 +1,4 @@
-"""Ways to adapt that can be evaluated: the algorithm's own, along times, along an optimizer."""
+"""Ways to adapt in an evaluation: the algorithm's own, to given times, or by an optimizer."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Way:
     """A way to adapt.
 
     Attributes:
-        unit: of the curve.
-        ends: where it is measured, 0 apart.
-        points: of a batch of episodes gives the query losses and outputs before adaptation, and a
-            `Point` for every end, one by one so that not all outputs are kept.
+        unit: unit of the curve, "time" or "step".
+        ends: the times or steps to measure at, without 0.
+        points: maps a batch of episodes to the query losses and outputs before adaptation, and to
+            one `Point` for every end. The points come one by one, so that not all outputs are kept.
     """
 
     unit: str
@@ -40,14 +40,14 @@ def way_of(
     steps: Sequence[int] | None,
     all_layers: bool,
 ) -> Callable[[], Way]:
-    """Returns what gives the way to adapt as of now: a learned final time changes."""
+    """Returns a function that gives the current way to adapt: a learned final time changes."""
     if (optimizer is None) != (steps is None) or (times is not None and steps is not None):
         given = {"times": times, "optimizer": optimizer, "steps": steps}
         names = " and ".join(name for name, value in given.items() if value is not None)
         raise UsageError(
             "Expected times, or an optimizer and its steps, or none of these, got "
-            f"{names}; leave out or add what makes it one of them. Steps of gradient descent are "
-            "times, multiples of its step size, or steps of keras.optimizers.SGD."
+            f"{names}; leave out or add arguments until it is one of these. For steps of gradient "
+            "descent, pass times that are multiples of the step size, or keras.optimizers.SGD."
         )
 
     def before(batch: Episodes) -> tuple[tf.Tensor, Outputs]:
@@ -78,7 +78,7 @@ def _in_order(name: str, numbers: Sequence[float]) -> list[float]:
     ends = sorted(set(numbers) - {0})
     if not ends or not ends[0] > 0 or not math.isfinite(ends[-1]):
         raise UsageError(
-            f"Expected {name} of 0 or more, one of them above 0, got {tuple(numbers)}; pass such "
-            "as 10, 100, 1000."
+            f"Expected {name} of 0 or more, one of them above 0, got {tuple(numbers)}; pass "
+            "numbers such as 10, 100, 1000."
         )
     return ends

@@ -85,7 +85,7 @@ class DenseOutput(NamedTuple):
 
 
 def _combine(basis: list[tf.Tensor], h: tf.Tensor, jet: tf.Tensor) -> tf.Tensor:
-    """Returns the sum over k of basis_k h^k times derivative k, which is the same for both ends."""
+    """Sums basis_k h^k times derivative k over k; by symmetry it is the same for both ends."""
     weights = tf.stack([b * h**k for k, b in enumerate(basis)], axis=-1)
     return tf.reduce_sum(weights[..., tf.newaxis] * jet, axis=1)
 

@@ -40,7 +40,7 @@ class Segment(NamedTuple):
 
 
 def most_stages(solver: Method | tfp.math.ode.Solver) -> int:
-    """Returns the maximal evaluations per step; 1 for solvers of TFP, see `solve_on_grid`."""
+    """Returns the maximum of evaluations per step; 1 for solvers of TFP, see `solve_on_grid`."""
     return solver.max_num_stages if isinstance(solver, Method) else 1
 
 

@@ -40,7 +40,7 @@ class Execution(NamedTuple):
 
 
 def compile_quickly() -> None:
-    """Makes XLA optimise its code for CPUs less, for the rest of this process.
+    """Makes XLA optimise code for CPUs less, for the rest of this process.
 
     On two cores, this halves the time to the first step and does not change the time of the other
     steps. It is for programs, not for libraries. Call it before anything is compiled. It does
@@ -54,7 +54,7 @@ def choose(model: keras.Model, vectorize: str = "auto", jit_compile: str = "auto
     """Returns how to execute the tasks of `model`.
 
     Args:
-        model: its layers decide if an argument is "auto".
+        model: the model, whose layers decide what "auto" means.
         vectorize: "auto", "on" or "off".
         jit_compile: "auto", "on" or "off".
 

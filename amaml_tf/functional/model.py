@@ -47,7 +47,7 @@ class FunctionalModel:
         batch_statistics: see above.
         adapted: for every trainable variable, whether adaptation changes it; None: all.
         vectorize: whether to evaluate the tasks as one vectorised program (`tf.vectorized_map`) or
-            in parallel (`tf.map_fn`). Which is faster depends on the layers and the device.
+            separately, in parallel (`tf.map_fn`). Which is faster depends on layers and device.
 
     Raises:
         UsageError: if the model is not built, has no variable to adapt, mixes dtypes, or the loss

@@ -88,7 +88,7 @@ class MetaLearner(keras.Model):
                 or too small steps): "raise" an error (default), or "drop" the task from losses,
                 metrics and meta-gradients and count it.
             vectorize: "auto", "on" or "off": whether to evaluate the tasks of a batch as one
-                vectorised program, or in parallel. See `amaml_tf.functional.execution`.
+                vectorised program or separately, in parallel. See `amaml_tf.functional.execution`.
             jit_compile: "auto", "on" (True) or "off" (False): whether XLA compiles meta-gradients.
             run_eagerly: whether to run the meta-step eagerly, to debug it. Default False.
             **options: further arguments of `keras.Model.compile`.

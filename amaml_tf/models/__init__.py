@@ -1,7 +1,7 @@
-"""The small networks that the papers use, built of Keras layers alone.
+"""The small networks that the papers use, built from Keras layers.
 
-Any Keras model will do in their place. The file of a network registers it in `REGISTRY`, and one
-line here imports it.
+Any Keras model can be used in their place. The file of a network registers it in `REGISTRY`, and
+one line here imports it.
 """
 
 from amaml_tf.models.convolutional import DOWNSAMPLINGS as DOWNSAMPLINGS

@@ -22,12 +22,12 @@ def convolutional_network(
     dtype: str | None = None,
     seed: int | None = None,
 ) -> keras.Model:
-    """Blocks of 3x3 convolution, batch normalization and ReLU: MAML's few-shot image network.
+    """Returns MAML's image network: blocks of 3x3 convolution, batch normalization and ReLU.
 
     Each block halves the image, and one dense layer gives the logits. `downsampling="stride"` is
-    MAML's network for Omniglot: convolutions of stride 2, and the mean over the last positions as
-    the features. `"max_pool"` is its network for miniImageNet: convolutions of stride 1, each
-    followed by 2x2 max pooling, and all of the last positions as the features.
+    MAML's network for Omniglot: convolutions of stride 2, and as features the mean over the
+    positions of the last block. `"max_pool"` is its network for miniImageNet: convolutions of
+    stride 1, each followed by 2x2 max pooling, and as features all positions of the last block.
 
     Args:
         input_shape: height, width and channels of an image.
@@ -37,13 +37,13 @@ def convolutional_network(
         downsampling: "stride" or "max_pool".
         batch_normalization: whether to normalize before the ReLU; if not, convolutions have biases.
         dtype: floating-point type or Keras dtype policy; None: Keras's default.
-        seed: of the initial weights (Glorot uniform); None: different in every call.
+        seed: seed of the initial weights (Glorot uniform); None: different in every call.
 
     Returns:
         A built Keras model, [batch, height, width, channels] -> [batch, num_classes].
 
     Raises:
-        UsageError: unknown downsampling, or more blocks than the image can be halved for.
+        UsageError: unknown downsampling, or an image too small to be halved in every block.
 
     Reference: Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep
     Networks", ICML 2017, section 5.2.

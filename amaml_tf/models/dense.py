@@ -1,4 +1,4 @@
-"""The network of the regression experiments."""
+"""The dense network of the regression experiments."""
 
 from collections.abc import Sequence
 
@@ -17,15 +17,15 @@ def multilayer_perceptron(
     dtype: str | None = None,
     seed: int | None = None,
 ) -> keras.Model:
-    """Dense layers: the network of the regression experiments (2 x 32 tanh in Adjoint MAML).
+    """Returns the dense network of the regression experiments (2 x 32 tanh in Adjoint MAML).
 
     Args:
         input_shape: shape of one input, without the batch axis; flattened if it has several axes.
-        num_outputs: how many numbers to predict (no activation on the last layer).
+        num_outputs: how many numbers to predict (the last layer has no activation).
         hidden_units: width of each hidden layer.
         activation: name of a Keras activation for the hidden layers.
         dtype: floating-point type or Keras dtype policy; None: Keras's default.
-        seed: of the initial weights (Glorot uniform); None: different in every call.
+        seed: seed of the initial weights (Glorot uniform); None: different in every call.
 
     Returns:
         A built Keras model, [batch, *input_shape] -> [batch, num_outputs].

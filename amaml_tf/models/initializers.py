@@ -1,13 +1,13 @@
-"""Initial weights that a seed makes the same in every run."""
+"""Weight initializers that give the same weights in every run with the same seed."""
 
 import keras
 import numpy as np
 
 
 def glorot_initializers(seed: int | None, count: int) -> list[keras.Initializer]:
-    """Returns one initializer a layer.
+    """Returns one initializer per layer.
 
-    One seed given to all of them would repeat itself in layers of equal shape.
+    With one seed for all of them, layers of equal shape would get equal weights.
     """
     if seed is None:
         return [keras.initializers.GlorotUniform() for _ in range(count)]

@@ -1,4 +1,4 @@
-"""An export as a Keras model again."""
+"""Loading an export as a Keras model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def load_initialization(
     """Returns an exported initialization as an ordinary Keras model, not compiled.
 
     Args:
-        directory: as given to `save_initialization` (the highest version is read), or the folder
-            of one version.
+        directory: the folder given to `save_initialization` (the highest version is read), or the
+            folder of one version.
         custom_objects: classes by name, for layers that Keras does not know.
 
     Raises:
         ExportNotFoundError: if there is no export.
-        UsageError: if Keras cannot build the model again.
+        UsageError: if Keras cannot rebuild the model.
     """
     path = find_version(directory) / KERAS_MODEL
     if not path.exists():
@@ -42,7 +42,7 @@ def load_initialization(
 
 
 def _reason(error: BaseException) -> str:
-    """What began it: Keras wraps the cause into pages of configuration."""
+    """Returns the message of the first error: Keras wraps it in pages of configuration."""
     while error.__context__ is not None:
         error = error.__context__
     return str(error).split(". ")[0]

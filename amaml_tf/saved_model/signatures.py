@@ -17,7 +17,7 @@ from amaml_tf.learner.meta_learner import MetaLearner
 def archive_of(
     learner: MetaLearner, input_spec: tf.TensorSpec | None, target_spec: tf.TensorSpec | None
 ) -> keras.export.ExportArchive:
-    """The signatures; none is compiled by XLA, which not every server has."""
+    """Returns the signatures; XLA compiles none of them, because not every server has XLA."""
     predict, adapt, adapt_and_predict = _endpoints(learner)
     x = _with_any_size(input_spec or _input_spec(learner.model))
     archive = keras.export.ExportArchive()
@@ -32,7 +32,7 @@ def archive_of(
 
 def _endpoints(learner: MetaLearner) -> tuple[Callable[..., dict[str, tf.Tensor]], ...]:
     algorithm, compiled = learner.algorithm, learner.function
-    # One task gains nothing by being vectorised.
+    # Vectorisation gains nothing for a single task.
     function = FunctionalModel(
         learner.model,
         compiled.loss,
@@ -55,7 +55,7 @@ def _endpoints(learner: MetaLearner) -> tuple[Callable[..., dict[str, tf.Tensor]
         if not tf.is_tensor(outputs):
             raise UsageError(
                 f"Expected a model with one output to export, got {type(outputs).__name__} of "
-                "several; join them to one, or write signatures with keras.export.ExportArchive."
+                "several; join them into one, or write signatures with keras.export.ExportArchive."
             )
         return {"predictions": outputs}
 
@@ -79,7 +79,8 @@ def _input_spec(model: keras.Model) -> tf.TensorSpec:
     if len(inputs) != 1:
         raise UsageError(
             f"Expected a model with one keras.Input to export, got {len(inputs)} of them; join "
-            "several to one, or for a model without pass input_spec=tf.TensorSpec([None, ...])."
+            "several into one, or, for a model without one, pass "
+            "input_spec=tf.TensorSpec([None, ...])."
         )
     return tf.TensorSpec(inputs[0].shape, inputs[0].dtype)
 
@@ -93,5 +94,8 @@ def _target_spec(loss: LossFunction, outputs: tf.TensorSpec) -> tf.TensorSpec:
 
 
 def _with_any_size(spec: tf.TensorSpec) -> tf.TensorSpec:
-    """Without a fixed number of examples, and without a name, which would become the argument's."""
+    """Returns `spec` for any number of examples, and without its name.
+
+    The name would become the name of the argument.
+    """
     return tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)

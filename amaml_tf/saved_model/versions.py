@@ -12,7 +12,7 @@ KERAS_MODEL = Path("assets.extra", "initialization.keras")
 
 
 def find_version(directory: PathLike) -> Path:
-    """Returns the folder of the highest version below `directory`, or `directory` if it is one.
+    """Returns the folder of the highest version in `directory`, or `directory` if it is a version.
 
     Raises:
         ExportNotFoundError: if there is none.
@@ -39,7 +39,7 @@ def new_version(root: Path, version: int | None) -> int:
     """Returns the number of the version to write: `version`, or one above the highest.
 
     Raises:
-        UsageError: `version` is there already, or is no number from 1 on.
+        UsageError: `version` exists already, or is below 1.
     """
     if version is None:
         return max(_versions(root), default=0) + 1

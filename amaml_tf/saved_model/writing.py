@@ -1,4 +1,4 @@
-"""Writing an export: a version appears whole or not at all."""
+"""Writing an export: a version is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def save_initialization(
     input_spec: tf.TensorSpec | None = None,
     target_spec: tf.TensorSpec | None = None,
 ) -> Path:
-    """Writes `directory/<version>/`, whole or not at all.
+    """Writes `directory/<version>/`, completely or not at all.
 
     Args:
-        learner: compiled; its model and its way to adapt are exported.
-        directory: where the versions lie; made if need be.
-        version: a number from 1 on that is not there yet; None: one above the highest.
+        learner: a compiled learner; its model and its way to adapt are exported.
+        directory: folder of the versions; created if needed.
+        version: a number from 1 on that does not exist yet; None: one above the highest.
         input_spec: shape `[None, ...]` and dtype of inputs; None: those of the model's `Input`.
         target_spec: shape `[None, ...]` and dtype of `support_y`; None: those of the outputs, or
             int32 labels where the loss does not take targets like the outputs.
@@ -39,7 +39,7 @@ def save_initialization(
 
     Raises:
         UsageError: if the learner is not compiled, the model has several inputs or outputs, the
-            version is there already or no number from 1 on, or the folder cannot be written to.
+            version exists already or is below 1, or the folder cannot be written to.
     """
     if not learner.compiled:
         raise UsageError(
@@ -60,11 +60,11 @@ def save_initialization(
 
 
 def _write(target: Path, archive: keras.export.ExportArchive, model: keras.Model) -> None:
-    # Servers look for folders whose names are numbers: this one they pass over.
+    # Servers look for folders whose names are numbers, so they ignore this one.
     unfinished = target.with_name(f".{target.name}.unfinished-{os.getpid()}")
     unfinished.mkdir(parents=True)
     try:
-        # Nobody differentiates a request, and the flow's gradient would need its trajectory.
+        # Requests are not differentiated, and the flow's gradient would need its trajectory.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         archive.write_out(str(unfinished), options=options, verbose=False)
         (unfinished / KERAS_MODEL).parent.mkdir()

@@ -1,4 +1,4 @@
-"""The integration loop, which solves a batch of problems, one per row, with a cap on the steps.
+"""The integration loop: solves a batch of problems, one per row, with a cap on the steps.
 
 Every row has its own time, step size and status: a hard task does not shorten the steps of the
 others, and a task that fails does not stop them. The rows share the passes of the loop, and each

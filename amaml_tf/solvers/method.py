@@ -84,7 +84,7 @@ class Method(abc.ABC):
             time: `[B]`, the start of the step.
             state: `[B, P]`, y at `time`.
             derivative: `[B, P]`, f at `time`; ignored unless the solver is adaptive.
-            known: bool scalar; if false, `derivative` is not f yet, and is evaluated first.
+            known: bool scalar; if false, `derivative` does not hold f yet, and f is evaluated.
             step_size: `[B]`; a row with step size 0 does not move.
             num_stages: `[B]` int32, from `plan`.
             points: the `tf.TensorArray` to which the stage states are written, or None.
@@ -148,7 +148,7 @@ class Method(abc.ABC):
         return memory, tf.zeros_like(active, tf.int32)
 
     def limit_step_size(self, memory: Memory, step_size: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
-        """Returns `step_size`, limited to what the method allows; less for the `first` step."""
+        """Returns `step_size`, limited to what the method allows; `first` marks a first step."""
         del memory, first
         return step_size
 

@@ -8,7 +8,7 @@ from amaml_tf.errors import UsageError
 
 
 class StepSizeControl:
-    """The tolerances and step size factors of an adaptive solver, checked when it is made.
+    """The tolerances and step size factors of an adaptive solver, checked when it is created.
 
     Args:
         rtol: relative tolerance per entry of the state, > 0.

@@ -42,7 +42,7 @@ class Trajectory(NamedTuple):
         times: `[M, B]`, the start of every step.
         step_sizes: `[M, B]`.
         num_stages: `[M, B]` int32, evaluations of each row in each step.
-        offsets: `[M]` int32, evaluations before each step, counting the row with most in each.
+        offsets: `[M]` int32, evaluations before each step; a step counts those of its slowest row.
         num_steps: scalar int32; later entries of the arrays above are meaningless.
         num_points: scalar int32, evaluations of the whole run, counted in the same way.
         final_time: `[B]`, the time reached.
@@ -140,7 +140,7 @@ class Recorder(NamedTuple):
         )
 
     def finish(self, final_time: tf.Tensor, final_state: tf.Tensor) -> Trajectory:
-        """Returns the record as tensors."""
+        """Returns the recorded `Trajectory`."""
         return Trajectory(
             checkpoints=self.checkpoints.stack(),
             points=self.points.stack(),

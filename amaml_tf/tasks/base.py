@@ -72,7 +72,7 @@ class TaskFamily(abc.ABC):
         )
 
     def sizes(self, split: str) -> tuple[int, int]:
-        """Returns the numbers of support and query examples of a task (per class, if it has any)."""
+        """Returns how many support and query examples a task has (per class, if it has classes)."""
         return self._train_sizes if split == "train" else self._test_sizes
 
     @property

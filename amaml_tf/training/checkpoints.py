@@ -1,4 +1,4 @@
-"""The checkpoints of a run."""
+"""Saving and restoring the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ CHECKPOINT_FOLDER = "checkpoints"
 class Checkpoints:
     """The checkpoints of a run, in `WORKDIR/checkpoints`.
 
-    A checkpoint holds all that the next meta-step depends on: the variables of the model (seeds
-    and stored statistics too), of the optimizer (the number of the meta-step too) and of the
-    algorithm. Episodes depend on their number alone. An interrupted `save` leaves the one before.
+    A checkpoint holds everything that the next meta-step depends on: the variables of the model
+    (with seeds and stored statistics), of the optimizer (with the number of the meta-step) and of
+    the algorithm. Episodes depend only on their number. If `save` is interrupted, the previous
+    checkpoint remains.
 
     Args:
-        learner: compiled.
+        learner: a compiled learner.
         workdir: folder of the run.
-        max_to_keep: newest checkpoints to keep.
+        max_to_keep: how many checkpoints to keep, the newest ones.
     """
 
     def __init__(self, learner: MetaLearner, workdir: PathLike, max_to_keep: int = 3) -> None:
@@ -51,7 +52,7 @@ class Checkpoints:
         return int(self._optimizer.iterations)
 
     def save(self) -> None:
-        """Writes a checkpoint of the learner as it is."""
+        """Writes a checkpoint of the learner in its current state."""
         self._manager.save(checkpoint_number=self.step)
 
     def restore(self) -> int:
@@ -63,7 +64,7 @@ class Checkpoints:
 
 
 def has_checkpoint(workdir: PathLike) -> bool:
-    """Returns whether `workdir` holds a run that has come as far as a checkpoint."""
+    """Returns whether `workdir` holds a run with a checkpoint."""
     return tf.train.latest_checkpoint(str(pathlib.Path(workdir) / CHECKPOINT_FOLDER)) is not None
 
 
@@ -77,7 +78,7 @@ def require_checkpoint(workdir: PathLike) -> None:
 
 
 def restore(learner: MetaLearner, workdir: PathLike) -> int:
-    """Gives `learner` the newest checkpoint of the run in `workdir`.
+    """Restores `learner` from the newest checkpoint of the run in `workdir`.
 
     Returns:
         The number of its meta-step.

@@ -16,14 +16,14 @@ from amaml_tf.training.checkpoints import Checkpoints
 LOG_FILE = "log.csv"
 TENSORBOARD_FOLDER = "tensorboard"
 
-#: What Keras gives its callbacks: losses and metrics by name.
+#: What Keras passes to callbacks: losses and metrics by name.
 Logs: TypeAlias = dict[str, float]
 
 
 class CsvLog(keras.callbacks.Callback):
     """Writes a row after every epoch: the meta-step, the epoch's seconds, and Keras's logs.
 
-    (Keras's own has no meta-steps, and knows of no entries to forget.)
+    (Keras's own has no meta-steps, and does not remove rows when a run resumes.)
     """
 
     def __init__(self, checkpoints: Checkpoints, path: pathlib.Path) -> None:
@@ -49,7 +49,7 @@ class CsvLog(keras.callbacks.Callback):
             writer.writerow(row)
 
     def _forget_rows_after(self, step: int) -> None:
-        """Removes what a stopped run logged after the checkpoint that it goes on from."""
+        """Removes the rows that a stopped run logged after the checkpoint it resumes from."""
         if not self._path.is_file():
             return
         lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -72,7 +72,7 @@ class TensorBoard(keras.callbacks.Callback):
         self._writer: tf.summary.SummaryWriter | None = None
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        if self._writer is None:  # not before: the first meta-step should not wait for it
+        if self._writer is None:  # not earlier: the first meta-step should not wait for it
             self._writer = tf.summary.create_file_writer(str(self._folder))
         with self._writer.as_default(step=self._checkpoints.step):
             for name, value in (logs or {}).items():

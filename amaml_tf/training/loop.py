@@ -1,4 +1,4 @@
-"""The one training loop. It goes on where it was stopped."""
+"""The training loop, which resumes a stopped run from its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ def train(
 ) -> int:
     """Trains until `num_meta_steps` meta-steps are done, from the newest checkpoint in `workdir`.
 
-    A run that was stopped and went on ends as one that was not: with the same numbers, where the
-    device computes the same sums twice.
+    A run that was stopped and resumed ends with the same numbers as an uninterrupted one, if the
+    device always computes the same sums in the same way.
 
     Args:
-        learner: compiled.
-        family: whose training tasks to learn from.
-        workdir: folder for checkpoints, `log.csv` and TensorBoard's files; made if need be.
-        num_meta_steps: meta-steps in all, those of a stopped run included.
-        meta_batch_size: tasks in a meta-step.
-        seed: of the stream of episodes.
-        log_every: meta-steps between two entries of the logs, each a mean over them.
+        learner: a compiled learner.
+        family: the task family to train on.
+        workdir: folder for checkpoints, `log.csv` and TensorBoard's files; created if needed.
+        num_meta_steps: total number of meta-steps, with those of a stopped run.
+        meta_batch_size: tasks per meta-step.
+        seed: seed of the stream of episodes.
+        log_every: meta-steps between two entries of the logs; each entry is a mean over them.
         checkpoint_every: meta-steps between two checkpoints.
-        callbacks: further ones; for Keras an epoch is the stretch between two log entries.
+        callbacks: further Keras callbacks; an epoch is the stretch between two log entries.
 
     Returns:
         Number of meta-steps taken in this call.
 
     Raises:
-        AdaptationError: the flow of a task fails, and the learner is not to drop such tasks.
-        KeyboardInterrupt: as it came, after a checkpoint; its text says how to go on.
+        AdaptationError: the flow of a task fails, and the learner does not drop such tasks.
+        KeyboardInterrupt: raised again after a checkpoint is saved; its text says how to resume.
     """
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(learner, workdir)
@@ -72,7 +72,7 @@ def train(
             checkpoints.save()
         raise KeyboardInterrupt(
             f"Stopped and saved after meta-step {checkpoints.step} of {num_meta_steps}; run the "
-            "same command again to go on."
+            "same command again to resume."
         ) from None
     if checkpoints.step > first:
         checkpoints.save()
@@ -80,7 +80,7 @@ def train(
 
 
 def _epochs(step: int, num_meta_steps: int, log_every: int) -> dict[str, int]:
-    """Arguments of the next call of `fit`: whole epochs, or what is left of one."""
+    """Returns the arguments of the next call of `fit`: whole epochs, or the rest of one."""
     epoch, done = divmod(step, log_every)
     whole = (num_meta_steps - step) // log_every
     if done or not whole:

@@ -14,7 +14,7 @@ SCALER_POINTS = 1000
 
 
 class FunctionFamily(EnumeratedTaskFamily):
-    """Functions f(x; p) on a box: p is drawn once per task, and x anew for every episode.
+    """Functions f(x; p) on a box: p is drawn once per task, and new points x for every episode.
 
     Parameters p are uniform in `parameter_ranges` and depend only on (task_seed, split, index). So
     different splits have different tasks, and the tasks are the same in every run. Inputs x are

@@ -127,7 +127,11 @@ class FewShotImages(TaskFamily):
         )
 
     def _examples(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns pixels in [0, 1] and labels of images, uint8 [ways, each, height, width, channels]."""
+        """Returns pixels in [0, 1] and labels.
+
+        Args:
+            images: uint8 of shape [ways, each, height, width, channels].
+        """
         ways, each = images.shape[:2]
         x = tf.cast(tf.reshape(images, (ways * each, *self.input_shape)), self.dtype) / 255
         return x, tf.repeat(tf.range(ways), each)
@@ -136,7 +140,7 @@ class FewShotImages(TaskFamily):
 def _distinct_numbers(
     counts: tf.Tensor, highest_count: int, size: int, seed: tf.Tensor
 ) -> tf.Tensor:
-    """Returns, for each count, `size` different random numbers below it: int32 [counts, size]."""
+    """Returns `size` different random numbers in [0, count) per count, int32 [counts, size]."""
     # The positions of the highest of `count` random scores. (tf.random.experimental.index_shuffle
     # is no alternative: in TensorFlow 2.21 all its seeds together give only 256 permutations.)
     scores = tf.random.stateless_uniform((counts.shape[0], highest_count), seed)
@@ -145,7 +149,12 @@ def _distinct_numbers(
 
 
 def _turned(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
-    """Returns images [ways, each, height, width, channels], rotated per way by turns x 90 degrees."""
+    """Returns each class's images rotated by turns x 90 degrees.
+
+    Args:
+        images: of shape [ways, each, height, width, channels].
+        turns: integers of shape [ways].
+    """
     signature = tf.TensorSpec(images.shape[1:], images.dtype)
     return tf.map_fn(
         lambda each: tf.image.rot90(*each), (images, turns), fn_output_signature=signature

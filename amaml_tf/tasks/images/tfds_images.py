@@ -14,7 +14,7 @@ from amaml_tf.tasks.tfds_records import Builder, parsed_records, prepared_builde
 class TfdsImagesFamily(FewShotImages):
     """N-way K-shot episodes from any image classification data set of `tensorflow_datasets`.
 
-    All splits of the data set are joined, and its classes are divided anew: by `class_split_file`
+    All splits of the data set are joined, and its classes are divided again: by `class_split_file`
     or, without one, at random by `split_seed` (64% for training, 16% for validation, 20% for
     testing).
 

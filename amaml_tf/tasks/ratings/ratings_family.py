@@ -135,7 +135,7 @@ class RatingsFamily(EnumeratedTaskFamily):
     def _ratings_of(
         self, split: str, members: np.ndarray, users: np.ndarray, in_time: np.ndarray
     ) -> np.ndarray:
-        """Returns the indices of the ratings of a split's tasks, `[tasks, examples]`, in time.
+        """Returns which ratings a split's tasks have, `[tasks, examples]`: each user's first ones.
 
         Args:
             split: the split.
@@ -165,7 +165,10 @@ class RatingsFamily(EnumeratedTaskFamily):
         return self.num_tasks(split)
 
     def user_ratings(self, split: str) -> tuple[UserRatings, UserRatings]:
-        """Returns support and query ratings of all tasks of `split`; users are numbered as tasks."""
+        """Returns the support and the query ratings of all tasks of `split`.
+
+        The number of a user is the number of their task.
+        """
         self.require_split(split)
         items, values = self._ratings_of_tasks[split]
         users = np.broadcast_to(np.arange(len(items))[:, np.newaxis], items.shape)
