@@ -112,8 +112,9 @@ def main(kind: type[Experiment] = Experiment) -> None:
     lines = [
         "# What sampling episodes costs",
         "",
-        "Milliseconds, medians: to draw a batch of episodes with nothing else to do; of a "
-        "meta-step on a batch at hand; of one that waits for its batch while the next is drawn.",
+        "Medians in milliseconds. *draw*: drawing a batch of episodes, with nothing else to do. "
+        "*step*: a meta-step on a batch that is already there. *fed step*: a meta-step that waits "
+        "for its batch, while the next batch is drawn.",
         "",
         "| experiment | draw | step | draw / step | fed step |",
         "|---|---|---|---|---|",

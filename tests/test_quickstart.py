@@ -7,11 +7,13 @@ from typing import Any
 import keras
 import numpy as np
 import project
+import pytest
 
 from amaml_tf import load_initialization, quickstart
 from amaml_tf.functional import execution
 
 
+@pytest.mark.long
 def test_runs_from_end_to_end(tmp_path, monkeypatch, capsys):
     in_graphs = functools.partial(quickstart.make_learner, jit_compile="off")
     monkeypatch.setattr(quickstart, "make_learner", in_graphs)

@@ -97,11 +97,17 @@ def _takers(declared: Setting) -> str:
         "task": tasks.REGISTRY,
         "model": models.REGISTRY,
         "solver": {**solvers.REGISTRY, **algorithms.REGISTRY},
+        "flow": algorithms.REGISTRY,
         "algorithm": algorithms.REGISTRY,
     }
     owners = registries.get(declared.of, {})
-    names = [name for name, made in owners.items() if declared.argument in arguments_of(made)]
+    names = [name for name, made in owners.items() if _takes(made, declared)]
     return f" For {', '.join(names)}." if len(names) < len(owners) else ""
+
+
+def _takes(made: Callable[..., object], declared: Setting) -> bool:
+    arguments = arguments_of(made)
+    return declared.argument in arguments or (declared.of == "flow" and "flow" in arguments)
 
 
 define(Experiment)

@@ -1,9 +1,9 @@
 """How a batch of tasks is executed: vectorised or task by task, with or without XLA.
 
-Measured on two CPU cores (see `benchmarks`): dense networks are fastest as one vectorised program
-compiled by XLA. Convolutions with different filters for each task have no fast vectorised kernel
-on a CPU; they are fastest task by task, in parallel, without XLA. Recurrent layers also run task by
-task: TensorFlow cannot vectorise the second derivative of their loop.
+Dense networks are fastest as one vectorised program compiled by XLA. On a CPU, convolutions with
+different filters for each task have no fast vectorised kernel: they are fastest task by task, in
+parallel, without XLA. Recurrent layers also run task by task, because TensorFlow cannot vectorise
+the second derivative of their loop.
 """
 
 from __future__ import annotations

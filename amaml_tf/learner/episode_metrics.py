@@ -62,8 +62,9 @@ class EpisodeMetrics:
             counts: bool `[B]`, which tasks count.
             num_evaluations: int32 `[B]`, gradients of the support loss that each task used.
         """
-        targets, after, before = tf.nest.map_structure(
-            lambda values: tf.boolean_mask(values, counts), (targets, after, before)
+        targets, after, before, num_evaluations = tf.nest.map_structure(
+            lambda values: tf.boolean_mask(values, counts),
+            (targets, after, before, num_evaluations),
         )
         self._loss.update_state(after[0])
         self._loss_before.update_state(before[0])

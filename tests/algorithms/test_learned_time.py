@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import amaml_tf as amaml
 
+pytestmark = pytest.mark.long
+
 
 def test_it_ends_at_the_same_value_from_a_tenth_and_from_ten():
     """On sine waves seen at five points: shorter runs underfit, longer ones overfit."""

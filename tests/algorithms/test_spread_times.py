@@ -26,6 +26,7 @@ def task(episodes, i):
     return tf.nest.map_structure(lambda array: array[i : i + 1], episodes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("solver", "adjoint"),
     [

@@ -27,6 +27,7 @@ def norm(gradients):
     return np.sqrt(sum(np.sum(np.square(g)) for g in gradients))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_every_task_has_at_most_the_norm(name):
     problem, algorithm = problems.dense(num_tasks=4), KINDS[name]()

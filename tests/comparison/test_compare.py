@@ -69,6 +69,7 @@ def call(monkeypatch, new_flags):
     return called
 
 
+@pytest.mark.long
 def test_compares_and_does_nothing_twice(call, tmp_path, monkeypatch, capsys):
     assert call(*TINY, f"--output={tmp_path}") is None
     table = (tmp_path / "table.md").read_text()
@@ -107,6 +108,7 @@ def test_compares_and_does_nothing_twice(call, tmp_path, monkeypatch, capsys):
     assert "got other values of num_meta_steps; pass the old ones, or another --output" in words
 
 
+@pytest.mark.long
 def test_the_longest_runs_of_a_seed_come_first(call, tmp_path, monkeypatch, capsys):
     def seconds(self, searches, ranked):
         del self, ranked
@@ -138,6 +140,7 @@ def test_methods_are_compared_task_by_task():
     assert differences([None], sign=1) == [None]
 
 
+@pytest.mark.long
 def test_a_choice_that_diverges_in_the_end_gives_way_to_the_next(call, tmp_path, monkeypatch):
     done = runs.execute
 
@@ -165,6 +168,7 @@ def test_a_choice_that_diverges_in_the_end_gives_way_to_the_next(call, tmp_path,
     assert sentence in table
 
 
+@pytest.mark.long
 def test_goes_on_from_a_checkpoint(tmp_path, monkeypatch):
     settings = dataclasses.asdict(dataclasses.replace(SMALL, num_meta_steps=8))
     run = runs.Run("run", settings, curve_points=2, num_curve_episodes=4)

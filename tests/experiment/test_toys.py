@@ -60,6 +60,7 @@ def train(workdir: pathlib.Path, *flags: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -103,6 +104,7 @@ def test_mistakes_are_told(tmp_path, flags, sentence):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_they_are_in_the_tests_of_all_of_their_kind():
     done = python(
         *("-m", "pytest", "-p", "toys", "-v", "-k", "toy_", "--numprocesses=0"),

@@ -58,6 +58,7 @@ def largest_error(num_steps, order):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("order", "local_order"), [(2, 4), (4, 4), (5, 6)])
 def test_order(order, local_order):
     errors = [largest_error(num_steps, order) for num_steps in (32, 64, 128)]

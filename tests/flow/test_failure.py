@@ -48,6 +48,7 @@ def test_nan_inputs_eagerly():
         learner.meta_gradients(poisoned(episodes))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("jit_compile", [True, False])
 def test_a_loss_without_a_minimum_ends(name, jit_compile):
@@ -84,6 +85,7 @@ def test_failed_tasks_can_be_dropped():
     assert history["loss"][0] == pytest.approx(float(result.loss), rel=1e-5)
 
 
+@pytest.mark.long
 def test_under_a_users_own_xla_a_failure_is_nan_and_has_a_status():
     learner, episodes = learner_of(SOLVERS["descent"]())
     function, algorithm = learner.function, learner.algorithm

@@ -9,6 +9,8 @@ import tensorflow as tf
 import amaml_tf as amaml
 from amaml_tf.flow.vector_field import Constants, relative_to_displacement, vector_field
 
+pytestmark = pytest.mark.long
+
 SOLVERS = amaml.solvers
 REFERENCE = SOLVERS.DormandPrince(1e-10, 1e-12, max_num_steps=65536)
 

@@ -21,6 +21,7 @@ def learner_of(problem, flow, jit_compile=False, run_eagerly=False, **options):
     return learner
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num_steps", [1, 10, 100])
 @pytest.mark.parametrize("make", [problems.dense, problems.convolutional])
 def test_gradient_descent_matches_the_unrolled_program(make, num_steps):
@@ -97,6 +98,7 @@ def test_solvers_of_tfp_are_taken(adjoint):
         assert problems.relative_error(result.gradients, [expected.gradient]) < 1e-5
 
 
+@pytest.mark.long
 def test_stabilised_solver_approaches_the_closed_form_with_its_tolerance():
     problem = problems.linear()
     expected = problems.linear_solution(problem, 2.0)
@@ -111,6 +113,7 @@ def test_stabilised_solver_approaches_the_closed_form_with_its_tolerance():
         assert errors[1] < errors[0] / 5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("solver", ["GradientDescent(0.02)", "RungeKutta4(0.05)"])
 @pytest.mark.parametrize("adjoint", ["discrete", "continuous"])
 def test_few_checkpoints_change_nothing_but_the_evaluations(solver, adjoint):

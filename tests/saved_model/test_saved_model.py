@@ -53,6 +53,7 @@ def exported(tmp_path_factory):
 # -- the signatures -----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("solver", [GRADIENT_DESCENT, CHEBYSHEV], ids=lambda s: s.name)
 def test_export_predicts_as_the_adapted_model(tmp_path, solver, dtype):

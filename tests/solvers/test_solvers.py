@@ -137,6 +137,7 @@ def test_nested_states_and_times_chosen_by_the_solver():
         np.testing.assert_allclose(results.states["b"].numpy()[:, 0], expected, atol=1e-3)
 
 
+@pytest.mark.long
 def test_tfp_differentiates_through_our_solvers():
     y0 = tf.constant([1.0, 2.0], tf.float64)
     with tf.GradientTape() as tape:
