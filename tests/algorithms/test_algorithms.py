@@ -246,6 +246,7 @@ def small(name):
     return kind(flow)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", amaml.algorithms.REGISTRY)
 def test_every_algorithm_trains_and_evaluates(name):
     problem = problems.dense(dtype="float32")

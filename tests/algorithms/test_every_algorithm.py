@@ -36,6 +36,7 @@ def own_settings(name: str) -> dict[str, Any]:
     return {n: value for n, value in (WITHOUT_FLOW | IMPLICIT).items() if n in arguments}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", amaml.algorithms.REGISTRY)
 def test_trains_resumes_evaluates_and_exports(name, tmp_path):
     settings = Experiment(algorithm=name, **SETTINGS, **own_settings(name))

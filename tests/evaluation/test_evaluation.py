@@ -331,6 +331,7 @@ def test_the_commands_draw_a_curve_along_an_optimizer(tmp_path, capsys):
     assert written == ["evaluation.csv", "evaluation.json", "evaluation.png"]
 
 
+@pytest.mark.long
 def test_the_commands_evaluate_a_user_once(tmp_path):
     users, items = np.divmod(np.arange(200), 8)
     values = np.random.default_rng(0).integers(1, 6, 200)

@@ -46,6 +46,7 @@ def test_it_works_eagerly():
     assert problems.relative_error(result.gradients, expected) < RTOL
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "solver",
     [
@@ -84,6 +85,7 @@ def test_linear_flow_matches_its_closed_form(adjoint, jit_compile):
     np.testing.assert_allclose(adapted.get_weights()[0][:, 0], expected.adapted[0], rtol=1e-7)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("adjoint", ["continuous", "backsolve"])
 def test_solvers_of_tfp_are_taken(adjoint):
     import tensorflow_probability as tfp

@@ -3,9 +3,9 @@
 import pathlib
 import re
 
+import file_tree
 import pytest
 import rules
-import tree
 
 DOCUMENT = rules.ROOT / "docs" / "architecture.md"
 
@@ -23,7 +23,10 @@ def test_every_exception_is_needed_and_has_a_reason(monkeypatch):
 
 def test_the_document_has_the_tree_as_it_is():
     text = DOCUMENT.read_text(encoding="utf-8")
-    assert tree.with_tree(text, tree.tree()) == text, "run `python tests/house/tree.py`"
+    written = file_tree.with_tree(text, file_tree.tree())
+    assert written == text, "run `python tests/house/file_tree.py`"
+        "run `python tests/house/file_tree.py`"
+    )
 
 
 def test_the_files_that_the_document_names_exist():

@@ -63,6 +63,7 @@ def solve(solver, ode_fn, y0, times, jit_compile=False):
     return run()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_heat_equation_on_a_thousand_points(jit_compile):
     n = 1000
@@ -98,6 +99,7 @@ def test_prothero_robinson():
     assert results.diagnostics.num_ode_fn_evaluations < 15_000
 
 
+@pytest.mark.long
 def test_a_spectrum_over_six_decades():
     eigenvalues = np.linspace(1, 1e6, 1000)
     rates = tf.constant(eigenvalues)

@@ -1,4 +1,4 @@
-"""The tree of the package, a line a file: `python tests/house/tree.py` writes it into the document.
+"""The tree of the package, a line a file; `python tests/house/file_tree.py` writes it.
 
 What a file is for stands in the first line of its docstring.
 """
