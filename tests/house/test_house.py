@@ -25,8 +25,6 @@ def test_the_document_has_the_tree_as_it_is():
     text = DOCUMENT.read_text(encoding="utf-8")
     written = file_tree.with_tree(text, file_tree.tree())
     assert written == text, "run `python tests/house/file_tree.py`"
-        "run `python tests/house/file_tree.py`"
-    )
 
 
 def test_the_files_that_the_document_names_exist():
