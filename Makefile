@@ -40,7 +40,7 @@ quickstart: $(RUNTIME) ## set up and meta-learn a small example, with a picture 
 	@$(BIN)/python -m amaml_tf.quickstart
 
 # A TensorFlow process takes about 1 GB, so there are at most four, however many cores there are.
-PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 test: $(DEVELOPMENT) ## set up and run the tests but the long ones, in five minutes on two cores
 	@$(PYTEST) -m "not long" $(PYTEST_ARGS)

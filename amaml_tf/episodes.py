@@ -34,19 +34,11 @@ def check_episodes(data: Episodes) -> None:
         )
 
 
-def number_of_tasks(episodes: Episodes | Examples) -> int:
-    """Returns the static size of the task axis.
-
-    Raises:
-        UsageError: if it is not known when the program is traced.
-    """
-    size = tf.nest.flatten(episodes)[0].shape[0]
-    if size is None:
-        raise UsageError(
-            "Expected a static number of tasks in a batch, got an unknown one. Batch the episodes "
-            "with drop_remainder=True."
-        )
-    return size
+def number_of_tasks(episodes: Episodes | Examples) -> int | tf.Tensor:
+    """Returns the size of the task axis: a number, or a tensor if only the run will know it."""
+    first = tf.nest.flatten(episodes)[0]
+    size = first.shape[0]
+    return tf.shape(first)[0] if size is None else size
 
 
 def without_task_axis(values: Tensors) -> Tensors:

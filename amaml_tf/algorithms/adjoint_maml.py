@@ -107,16 +107,20 @@ class AdjointMAML(FlowBased):
     def rates(self, adapted: tf.Tensor) -> tf.Tensor:
         return self.learned.rates(adapted)
 
-    def _times(self, num_tasks: int) -> Scalar | np.ndarray:
-        """Returns the adaptation times of the tasks of a meta-update: a scalar, or `[B]`."""
+    def _times(self, num_tasks: int | tf.Tensor, dtype: tf.DType) -> Scalar:
+        """Returns how long to adapt each task of a meta-update: a scalar, or `[B]`."""
         if self.shortest_time is None:
             return self.final_time()
-        if num_tasks < 2:
-            raise UsageError(
-                f"Expected batches of 2 tasks or more with shortest_time={self.shortest_time}, "
-                "whose times are spread over a batch, got 1 task; use more tasks, or leave it out."
-            )
-        places = (np.arange(num_tasks) + 0.5) / num_tasks
+        if isinstance(num_tasks, int):
+            if num_tasks < 2:
+                raise UsageError(
+                    f"Expected batches of 2 tasks or more with shortest_time={self.shortest_time}, "
+                    "whose times are spread over a batch, got 1 task; use more tasks, or leave it "
+                    "out."
+                )
+            places = (np.arange(num_tasks) + 0.5) / num_tasks
+        else:
+            places = (tf.range(num_tasks, dtype=dtype) + 0.5) / tf.cast(num_tasks, dtype)
         return self.shortest_time * (self.flow.final_time / self.shortest_time) ** places
 
     def meta_gradients(
@@ -143,7 +147,7 @@ class AdjointMAML(FlowBased):
                 state,
                 support,
                 start,
-                final_time=self._times(num_tasks),
+                final_time=self._times(num_tasks, function.dtype),
                 probe=probe,
             )
         losses, into_adapted, into_held, outputs = function.query_gradient(

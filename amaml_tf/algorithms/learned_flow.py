@@ -55,6 +55,7 @@ class LearnedFlow:
     def build(self, function: FunctionalModel) -> None:
         """Creates the variables, unless they exist."""
         if self.variables:
+            self._require_same_size(function)
             return
         dtype = function.dtype.name
         if self.learn_final_time:
@@ -72,6 +73,16 @@ class LearnedFlow:
             self._rate_sizes = sizes if per_tensor else None
             self._log_rates = keras.Variable(np.zeros(count), dtype=dtype, name="log_rates")
             self.variables.append(self._log_rates)
+
+    def _require_same_size(self, function: FunctionalModel) -> None:
+        sizes = function.layout.sizes
+        expected = len(sizes) if self.learned_rates == "tensor" else sum(sizes)
+        if self._log_rates is not None and self._log_rates.shape[0] != expected:
+            raise UsageError(
+                f"Expected a model with rates for {self._log_rates.shape[0]} parameters (or "
+                f"tensors), as the one that this algorithm was built for, got {expected}; make a "
+                "new algorithm for another model, or for other layers to train."
+            )
 
     def final_time(self) -> Scalar:
         """Returns the current T."""

@@ -65,7 +65,8 @@ class FineTuning:
         if all_layers and not all(learner.function.adapted):
             self._function = FunctionalModel(
                 learner.model,
-                learner.function.loss,
+                learner.function.loss.given,
+                loss_weights=learner.function.loss.given_weights,
                 batch_statistics=learner.batch_statistics,
                 vectorize=learner.execution.vectorize,
             )

@@ -12,6 +12,8 @@ from amaml_tf.solvers.tfp_solver import OneStepSolver
 # Default size of one buffer of states, in bytes, and its bounds in states.
 _BUFFER_BYTES = 2**27
 _FEWEST_CHECKPOINTS, _MOST_CHECKPOINTS = 16, 4096
+# Where the number of tasks is not known when the program is traced.
+_ASSUMED_TASKS = 32
 
 
 def capacity_of(
@@ -41,7 +43,8 @@ def capacity_of(
                 "checkpoints, or give the solver a lower max_num_steps."
             )
         return max_checkpoints
-    row_bytes = max(state.shape.num_elements() or 1, 1) * state.dtype.size
+    num_tasks, size = state.shape
+    row_bytes = max((num_tasks or _ASSUMED_TASKS) * size, 1) * state.dtype.size
     affordable = _BUFFER_BYTES // row_bytes
     fitting = min(max(affordable, _FEWEST_CHECKPOINTS), _MOST_CHECKPOINTS)
     fitting = 1 << (fitting.bit_length() - 1)

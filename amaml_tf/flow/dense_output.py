@@ -73,7 +73,7 @@ class DenseOutput(NamedTuple):
         steps = tf.range(trajectory.offsets.shape[0])[:, tf.newaxis]
         begun = (steps >= first) & (steps < end) & (trajectory.times <= time)
         at = tf.maximum(tf.reduce_sum(tf.cast(begun, tf.int32), axis=0) - 1, 0)
-        rows = tf.range(time.shape[0])
+        rows = tf.range(tf.shape(time)[0])
         step = tf.stack([first + at, rows], axis=-1)
         h = tf.gather_nd(trajectory.step_sizes, step)
         elapsed = time - tf.gather_nd(trajectory.times, step)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from amaml_tf.aliases import Scalar
 from amaml_tf.errors import AdaptationError
+from amaml_tf.functional import execution
 from amaml_tf.solvers.diagnostics import (
     COMPLETED,
     NON_FINITE,
@@ -53,6 +54,8 @@ def check(diagnostics: Diagnostics, final_time: Scalar) -> list[tf.Operation]:
 
     Assertions have no effect under XLA: call this outside of the compiled function.
     """
+    if execution.inside_xla():
+        return []  # XLA knows neither assertions nor strings
     fine = tf.reduce_all(diagnostics.status == COMPLETED)
     if not tf.executing_eagerly():
         return [tf.debugging.Assert(fine, [message(diagnostics, final_time)])]

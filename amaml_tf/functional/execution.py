@@ -14,6 +14,9 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+# TensorFlow asks itself this where it traces; it has no public name.
+from tensorflow.python.ops import control_flow_util
+
 from amaml_tf.errors import UsageError
 
 MODES = ("auto", "on", "off")
@@ -48,6 +51,12 @@ def compile_quickly() -> None:
     """
     if not tf.config.list_physical_devices("GPU"):
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+
+
+def inside_xla() -> bool:
+    """Returns whether the graph that is traced now is to be compiled by XLA, by whomever."""
+    graph = tf.compat.v1.get_default_graph()
+    return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
 
 
 def choose(model: keras.Model, vectorize: str = "auto", jit_compile: str = "auto") -> Execution:

@@ -11,7 +11,8 @@ import tensorflow as tf
 from amaml_tf.aliases import Tensors
 from amaml_tf.errors import UsageError
 from amaml_tf.functional import keras_patches
-from amaml_tf.functional.loss import Loss, as_loss
+from amaml_tf.functional.checks import check_model, refuse_constraints
+from amaml_tf.functional.loss import Loss, LossWeights, TaskLoss
 from amaml_tf.vectors import Layout
 
 T = TypeVar("T")
@@ -43,31 +44,35 @@ class FunctionalModel:
 
     Args:
         model: a built Keras model whose trainable variables have one dtype, float32 or float64.
-        loss: a `keras.losses.Loss`, its name, or a function of (y_true, y_pred).
+        loss: what `keras.Model.compile` takes: a `keras.losses.Loss`, its name, a function of
+            (y_true, y_pred), or a list or dict of these, one for each output.
+        loss_weights: a factor for each loss; None: 1.
         batch_statistics: see above.
         adapted: for every trainable variable, whether adaptation changes it; None: all.
         vectorize: whether to evaluate the tasks as one vectorised program (`tf.vectorized_map`) or
             separately, in parallel (`tf.map_fn`). Which is faster depends on layers and device.
 
     Raises:
-        UsageError: if the model is not built, has no variable to adapt, mixes dtypes, or the loss
-            is a structure of several losses.
+        UsageError: if the model is not built, has no variable to adapt or mixes dtypes, an adapted
+            variable has a constraint, or there is no loss.
     """
 
     def __init__(
         self,
         model: keras.Model,
-        loss: Loss,
+        loss: Loss | None,
         *,
+        loss_weights: LossWeights | None = None,
         batch_statistics: bool = True,
         adapted: Sequence[bool] | None = None,
         vectorize: bool = True,
     ) -> None:
-        _check_model(model)
+        check_model(model)
         self.model = model
         self.batch_statistics = batch_statistics
         self.vectorize = vectorize
-        self.loss = as_loss(loss, self.dtype)
+        names = getattr(model, "output_names", None) or ()
+        self.loss = TaskLoss(loss, self.dtype, loss_weights, names)
         variables = model.trainable_variables
         self.adapted = tuple(adapted) if adapted is not None else (True,) * len(variables)
         if len(self.adapted) != len(variables) or not any(self.adapted):
@@ -76,12 +81,24 @@ class FunctionalModel:
                 f"variables of the model, got {adapted}."
             )
         chosen, rest = self.split(variables)
+        refuse_constraints(chosen)
         self.layout, self.held_layout = Layout.of(chosen), Layout.of(rest)
         # Traced once and called from every loop: a solver's graph holds one copy of each.
         self.gradient = tf.function(self._gradient, autograph=False)
         self.curvature = tf.function(self._curvature, autograph=False)
         self.query = tf.function(self._query, autograph=False)
         self.query_gradient = tf.function(self._query_gradient, autograph=False)
+
+    def side_by_side(self) -> FunctionalModel:
+        """Returns the same functions, evaluated task by task: for one task, or without XLA."""
+        return FunctionalModel(
+            self.model,
+            self.loss.given,
+            loss_weights=self.loss.given_weights,
+            batch_statistics=self.batch_statistics,
+            adapted=self.adapted,
+            vectorize=False,
+        )
 
     @property
     def dtype(self) -> tf.DType:
@@ -142,7 +159,7 @@ class FunctionalModel:
             keras_patches.twice_differentiable_moments(),
         ):
             outputs, _, losses = self.model.stateless_call(
-                list(parameters), list(state), x, training=adapting, return_losses=True
+                list(parameters), list(state), x, return_losses=True, **self._training(adapting)
             )
         penalty = tf.add_n(losses) if losses else tf.zeros([], self.dtype)
         return outputs, tf.cast(penalty, self.dtype)
@@ -158,9 +175,14 @@ class FunctionalModel:
             return list(state)
         with keras_patches.statistics_of_one_batch():
             _, statistics = self.model.stateless_call(
-                list(parameters), list(state), x, training=True
+                list(parameters), list(state), x, **self._training(True)
             )
         return statistics
+
+    def _training(self, training: bool) -> dict[str, bool]:
+        """Returns the argument `training`, if the model's `call` has it, as `Model.fit` does."""
+        has_it = self.model._call_has_training_arg  # noqa: SLF001 - `Model.fit` asks this as well
+        return {"training": training} if has_it else {}
 
     def _task_loss(
         self,
@@ -281,25 +303,6 @@ def for_every_task(vector: tf.Tensor, num_tasks: int) -> tf.Tensor:
 def is_noise(variable: keras.Variable) -> bool:
     """Returns whether a non-trainable variable is the seed of a layer's random numbers."""
     return variable.path.endswith("seed_generator_state")
-
-
-def _check_model(model: keras.Model) -> None:
-    if not model.built:
-        raise UsageError(
-            f"Expected a built model, got {model.name!r} without variables. Start it with "
-            "keras.Input, or call it once on a batch."
-        )
-    dtypes = sorted({str(variable.dtype) for variable in model.trainable_variables})
-    if not dtypes:
-        raise UsageError(
-            f"Expected {model.name!r} to have trainable variables, found none. Is every layer "
-            "frozen (`trainable = False`)?"
-        )
-    if len(dtypes) > 1 or dtypes[0] not in ("float32", "float64"):
-        raise UsageError(
-            f"Expected the trainable variables of {model.name!r} to be all float32 or all "
-            f"float64, got {', '.join(dtypes)}."
-        )
 
 
 def _dense_gradient(tape: tf.GradientTape, loss: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from amaml_tf.aliases import Tensors
@@ -31,9 +33,27 @@ def adapted_model(
     others = function.statistics_of(parameters, state, x)
     values |= dict(zip(map(id, model.non_trainable_variables), others, strict=True))
     copy = _copy_of(model)
+    _copy_states(model, copy)
     for target, source in zip(copy.variables, model.variables, strict=True):
         target.assign(values[id(source)])
     return copy
+
+
+def _copy_states(source: keras.Model, target: keras.Model) -> None:
+    """Copies what layers hold beside their configuration, as Keras's saving does.
+
+    An adapted `Normalization` layer, for example, computes constants from its variables, and
+    `StringLookup` has a vocabulary.
+    """
+    layers = (model._flatten_layers(include_self=False) for model in (source, target))  # noqa: SLF001
+    for one, other in zip(*layers, strict=True):
+        store: dict[str, np.ndarray] = {}
+        one.save_own_variables(store)
+        other.load_own_variables(store)
+        if hasattr(one, "save_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                one.save_assets(folder)
+                other.load_assets(folder)
 
 
 def _copy_of(model: keras.Model) -> keras.Model:

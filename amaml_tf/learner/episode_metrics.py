@@ -12,8 +12,10 @@ import tensorflow as tf
 # name for it.
 from keras.src.trainers.compile_utils import CompileMetrics
 
-from amaml_tf.aliases import Tensors
+from amaml_tf.algorithms.task_weights import arrived
+from amaml_tf.aliases import Outputs, Tensors
 from amaml_tf.episodes import without_task_axis
+from amaml_tf.solvers.diagnostics import Diagnostics
 
 #: What `compile(metrics=...)` takes.
 Metrics: TypeAlias = Sequence[object] | Mapping[str, object]
@@ -29,15 +31,23 @@ class EpisodeMetrics:
         counts_failures: whether failed tasks are dropped and counted.
     """
 
-    def __init__(self, metrics: Metrics | None, counts_failures: bool) -> None:
-        self.given = fresh(metrics)
+    def __init__(
+        self,
+        metrics: Metrics | None,
+        output_names: Sequence[str] | None = None,
+        *,
+        counts_failures: bool,
+    ) -> None:
+        self.given = metrics
         self._counts_failures = counts_failures
         self._loss = keras.metrics.Mean(name="loss")
         self._loss_before = keras.metrics.Mean(name="loss_before")
         self._evaluations = keras.metrics.Mean(name="gradient_evaluations")
         self._dropped = keras.metrics.Sum(name="dropped_tasks")
-        self._after = CompileMetrics(metrics, None) if metrics else None
-        self._before = CompileMetrics(fresh(metrics), None) if metrics else None
+        self._after, self._before = (
+            CompileMetrics(each, None, output_names=output_names) if metrics else None
+            for each in (metrics, tf.nest.map_structure(_twin, metrics))
+        )
 
     @property
     def all(self) -> list[keras.metrics.Metric]:
@@ -48,10 +58,9 @@ class EpisodeMetrics:
     def update(
         self,
         targets: Tensors,
-        after: tuple[tf.Tensor, Tensors],
-        before: tuple[tf.Tensor, Tensors],
-        counts: tf.Tensor,
-        num_evaluations: tf.Tensor,
+        after: tuple[tf.Tensor, Outputs],
+        before: tuple[tf.Tensor, Outputs],
+        diagnostics: Diagnostics,
     ) -> None:
         """Adds a batch of episodes.
 
@@ -59,12 +68,12 @@ class EpisodeMetrics:
             targets: of the query sets, task axis first.
             after: query losses `[B]` and outputs, task axis first, after adaptation.
             before: the same before adaptation.
-            counts: bool `[B]`, which tasks count.
-            num_evaluations: int32 `[B]`, gradients of the support loss that each task used.
+            diagnostics: of the adaptation, per task.
         """
+        counts = arrived(diagnostics, after[0])
         targets, after, before, num_evaluations = tf.nest.map_structure(
             lambda values: tf.boolean_mask(values, counts),
-            (targets, after, before, num_evaluations),
+            (targets, after, before, diagnostics.num_evaluations),
         )
         self._loss.update_state(after[0])
         self._loss_before.update_state(before[0])
@@ -87,8 +96,43 @@ class EpisodeMetrics:
         return logs
 
 
-def fresh(metrics: Metrics | None) -> Metrics | None:
-    """Returns new metrics with the settings of `metrics` and their own states."""
+class _Twin(keras.metrics.Metric):
+    """A metric with the settings of another one, whatever these are, and a state of its own."""
+
+    def __init__(self, metric: keras.metrics.Metric) -> None:
+        super().__init__(name=metric.name, dtype=metric.dtype)
+        metric.reset_state()
+        self._metric = metric
+        self._state = [
+            self.add_variable(v.shape, keras.initializers.Constant(v.numpy()), v.dtype)
+            for v in metric.variables
+        ]
+        self._first = [v.numpy() for v in metric.variables]
+
+    def update_state(
+        self, y_true: Tensors, y_pred: Tensors, sample_weight: Tensors | None = None
+    ) -> None:
+        state = [v.value for v in self._state]
+        new = self._metric.stateless_update_state(state, y_true, y_pred, sample_weight)
+        for variable, value in zip(self._state, new, strict=True):
+            variable.assign(value)
+
+    def result(self) -> tf.Tensor:
+        return self._metric.stateless_result([v.value for v in self._state])
+
+    def reset_state(self) -> None:
+        for variable, value in zip(self._state, self._first, strict=True):
+            variable.assign(value)
+
+
+def _twin(metric: object) -> object:
+    if not isinstance(metric, keras.metrics.Metric):
+        return metric  # a name or a function, of which Keras makes a new metric
+    return _Twin(metric) if metric.variables else remade(metric)
+
+
+def remade(metrics: Metrics | None) -> Metrics | None:
+    """Returns new metrics with the configurations of `metrics`."""
     return tf.nest.map_structure(
         lambda m: (
             m.__class__.from_config(m.get_config()) if isinstance(m, keras.metrics.Metric) else m

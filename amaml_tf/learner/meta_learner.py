@@ -9,18 +9,17 @@ import tensorflow as tf
 
 from amaml_tf.algorithms.adjoint_maml import AdjointMAML
 from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics, MetaGradients
-from amaml_tf.algorithms.task_weights import arrived
-from amaml_tf.aliases import Tensors
+from amaml_tf.aliases import Outputs, Tensors
 from amaml_tf.episodes import Episodes, Examples, check_episodes, number_of_tasks
 from amaml_tf.errors import UsageError
 from amaml_tf.flow import failure
 from amaml_tf.functional import execution
-from amaml_tf.functional.loss import Loss
-from amaml_tf.functional.model import FunctionalModel, State
+from amaml_tf.functional.loss import Loss, LossWeights
+from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.learner.adapted_model import adapted_model
 from amaml_tf.learner.curves import Point, Predictions, points_along
-from amaml_tf.learner.episode_metrics import EpisodeMetrics, Metrics, fresh
-from amaml_tf.solvers.diagnostics import Diagnostics
+from amaml_tf.learner.episode_metrics import EpisodeMetrics, Metrics, remade
+from amaml_tf.learner.programs import Programs, check
 
 ON_FAILURE = ("raise", "drop")
 
@@ -66,6 +65,7 @@ class MetaLearner(keras.Model):
         loss: Loss | None = None,
         metrics: Metrics | None = None,
         *,
+        loss_weights: LossWeights | None = None,
         task_clip_norm: float | None = None,
         on_failure: str = "raise",
         vectorize: str = "auto",
@@ -79,7 +79,8 @@ class MetaLearner(keras.Model):
             optimizer: a Keras optimizer or its name, for the meta-parameters.
             loss: a Keras loss, its name, or a function of (y_true, y_pred). It is the loss of the
                 support sets, which adaptation reduces, and of the query sets.
-            metrics: list of Keras metrics or their names.
+            metrics: Keras metrics or their names, in a list, or in a dict by output.
+            loss_weights: a factor for the loss of each output.
             task_clip_norm: largest norm of one task's gradient of the initialization, > 0. A larger
                 one is scaled down to it before the mean over tasks is taken; the task's gradient
                 of the algorithm's own meta-parameters is scaled by the same factor. (The
@@ -103,7 +104,6 @@ class MetaLearner(keras.Model):
             )
         if on_failure not in ON_FAILURE:
             raise UsageError(f"Expected on_failure to be one of {ON_FAILURE}, got {on_failure!r}.")
-        self._task_clip_norm = task_clip_norm
         self.on_failure = on_failure
         if isinstance(jit_compile, bool):
             jit_compile = "on" if jit_compile else "off"
@@ -111,22 +111,21 @@ class MetaLearner(keras.Model):
         self._function = FunctionalModel(
             self.model,
             loss,
+            loss_weights=loss_weights,
             batch_statistics=self.batch_statistics,
             adapted=self.algorithm.adapted(self.model),
             vectorize=how.vectorize,
         )
         self.algorithm.build(self.function)
         self.algorithm_variables = list(self.algorithm.variables)
-        self._episode_metrics = EpisodeMetrics(metrics, counts_failures=on_failure == "drop")
-        # The compiled part ends before the failure check, which XLA would remove.
-        wrap = (
-            (lambda f: f)
-            if run_eagerly
-            else tf.function(jit_compile=how.jit_compile, autograph=False)
+        self._episode_metrics = EpisodeMetrics(
+            metrics,
+            getattr(self.model, "output_names", None),
+            counts_failures=on_failure == "drop",
         )
-        self._graph_meta_gradients = wrap(self._meta_gradients)
-        self._graph_adapt = wrap(self._adapt)
-        self._graph_advance = wrap(self._advance)
+        self._programs = Programs(
+            self._function, self.algorithm, task_clip_norm, how.jit_compile, run_eagerly
+        )
         super().compile(optimizer=optimizer, jit_compile=False, run_eagerly=run_eagerly, **options)
 
     @property
@@ -149,6 +148,16 @@ class MetaLearner(keras.Model):
         return self.model(x, training=training)
 
     @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        """What is learned: the initialization, then the algorithm's own meta-parameters."""
+        return [*self.model.trainable_variables, *self.algorithm_variables]
+
+    @property
+    def trainable_weights(self) -> list[keras.Variable]:
+        """The same, by Keras's other name."""
+        return self.trainable_variables
+
+    @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """The metrics of `compile`, and those of the losses and gradient evaluations."""
         # Not `super().metrics`: it has Keras's own losses, which stay 0 and would be logged.
@@ -158,20 +167,21 @@ class MetaLearner(keras.Model):
         """Makes one meta-update with a batch of episodes."""
         check_episodes(data)
         state = self.function.state()
-        before = self._query_before(data, state)
-        result = self._graph_meta_gradients(data, state)
+        before = self._programs.query_before(data, state)
+        result = self._programs.meta_gradients(data, state)
         with tf.control_dependencies(self._check(result.diagnostics)):
             gradients = [*result.gradients, *result.algorithm_gradients]
             gradients = [tf.identity(gradient) for gradient in gradients]
-        variables = [*self.model.trainable_variables, *self.algorithm_variables]
-        self.optimizer.apply(gradients, variables)
+        # The optimizer divides what it applies by the scale of the loss, if it has one.
+        gradients = [self.optimizer.scale_loss(gradient) for gradient in gradients]
+        self.optimizer.apply(gradients, self.trainable_variables)
         self.function.advance_noise()
         return self._log(data, (result.losses, result.outputs), before, result.diagnostics)
 
     def test_step(self, data: Episodes) -> dict[str, tf.Tensor]:
         """Adapts to the support sets of a batch and evaluates on its query sets."""
         check_episodes(data)
-        before, (losses, outputs), diagnostics = self._predict_episodes(data)
+        before, (losses, outputs), diagnostics = self._programs.predict(data)
         with tf.control_dependencies(self._check(diagnostics)):
             losses = tf.identity(losses)
         return self._log(data, (losses, outputs), before, diagnostics)
@@ -191,6 +201,15 @@ class MetaLearner(keras.Model):
         with failure.readable():
             return super().evaluate(*args, **options)
 
+    def get_config(self) -> dict[str, object]:
+        """Raises UsageError: a learner is not saved as a whole."""
+        raise UsageError(
+            "Expected to save what a MetaLearner has learned, got the learner itself, which cannot "
+            "be saved as a whole; use learner.model.save('x.keras') or save_initialization for the "
+            "initialization, and save_weights (ModelCheckpoint with save_weights_only=True) to go "
+            "on with training later."
+        )
+
     # -- meta-learning --------------------------------------------------------------------------
 
     def meta_gradients(self, episodes: Episodes) -> MetaGradients:
@@ -204,7 +223,7 @@ class MetaLearner(keras.Model):
         """
         episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
         check_episodes(episodes)
-        result = self._graph_meta_gradients(episodes, self.function.state())
+        result = self._programs.meta_gradients(episodes, self.function.state())
         self._check(result.diagnostics)
         return result
 
@@ -216,7 +235,7 @@ class MetaLearner(keras.Model):
         """
         episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
         check_episodes(episodes)
-        predictions = self._predict_episodes(episodes)
+        predictions = self._programs.predict(episodes)
         self._check(predictions.diagnostics)
         return predictions
 
@@ -236,7 +255,7 @@ class MetaLearner(keras.Model):
         episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
         check_episodes(episodes)
         yield from points_along(
-            self.function, self._graph_advance, episodes, times, self.on_failure
+            self.function, self._programs.advance, episodes, times, self.on_failure
         )
 
     def adapt(self, support: Examples) -> keras.Model:
@@ -253,64 +272,48 @@ class MetaLearner(keras.Model):
             AdaptationError: if the adaptation fails.
         """
         function, state = self.function, self.function.state()
-        batch = tf.nest.map_structure(lambda v: tf.convert_to_tensor(v)[tf.newaxis], support)
-        adapted, diagnostics = self._graph_adapt(batch, state)
+        support = tf.nest.map_structure(tf.convert_to_tensor, support)
+        parameters, diagnostics = self._programs.adapt_one(support, state)
         failure.check(diagnostics, self.algorithm.final_time())
-        parameters = function.unravel(adapted[0], function.initialization(1).held[0])
         model = adapted_model(function, parameters, state, support[0])
-        model.compile(loss=function.loss, metrics=fresh(self._episode_metrics.given))
+        model.compile(
+            loss=function.loss.given,
+            loss_weights=function.loss.given_weights,
+            metrics=remade(self._episode_metrics.given),
+        )
         return model
 
+    def adapt_many(self, support: Examples) -> list[tf.Tensor]:
+        """Adapts to a batch of tasks and returns the parameters of each.
+
+        Args:
+            support: (x, y) of the tasks, the task axis first.
+
+        Returns:
+            Tensors aligned with `model.trainable_variables`, the task axis first.
+
+        Raises:
+            AdaptationError: if the adaptation of a task fails.
+        """
+        batch = tf.nest.map_structure(tf.convert_to_tensor, support)
+        adapted, diagnostics = self._programs.adapt(batch, self.function.state())
+        failure.check(diagnostics, self.algorithm.final_time())
+        held = self.function.initialization(number_of_tasks(batch)).held
+        return self.function.unravel(adapted, held)
+
     # -- inside ---------------------------------------------------------------------------------
-
-    def _meta_gradients(self, episodes: Episodes, state: State) -> MetaGradients:
-        return self.algorithm.meta_gradients(self.function, state, episodes, self._task_clip_norm)
-
-    def _adapt(self, support: Examples, state: State) -> tuple[tf.Tensor, Diagnostics]:
-        return self.algorithm.adapt(self.function, state, support)
-
-    def _advance(
-        self,
-        support: Examples,
-        state: State,
-        adapted: tf.Tensor,
-        stretch: tf.Tensor,
-        longest: float,
-    ) -> tuple[tf.Tensor, Diagnostics]:
-        return self.algorithm.advance(self.function, state, support, adapted, stretch, longest)
-
-    def _query_before(self, episodes: Episodes, state: State) -> tuple[tf.Tensor, Tensors]:
-        function = self.function
-        start = function.initialization(number_of_tasks(episodes))
-        return function.query(*start, state, *episodes[1])
-
-    def _predict_episodes(self, episodes: Episodes) -> Predictions:
-        function, state = self.function, self.function.state()
-        adapted, diagnostics = self._graph_adapt(episodes[0], state)
-        held = function.initialization(number_of_tasks(episodes)).held
-        after = function.query(adapted, held, state, *episodes[1])
-        dropped = tf.reduce_sum(tf.cast(~arrived(diagnostics, after[0]), tf.int32))
-        before = self._query_before(episodes, state)
-        return Predictions(before, after, MetaDiagnostics(diagnostics, None, dropped))
 
     def _check(self, diagnostics: MetaDiagnostics) -> list[tf.Operation]:
         if self.on_failure != "raise":
             return []
-        forward, backward = diagnostics.forward, diagnostics.backward
-        if backward is not None:  # a failure of the forward solve comes first
-            forward = forward._replace(
-                status=tf.where(forward.status < 0, forward.status, backward.status)
-            )
-        return failure.check(forward, self.algorithm.final_time())
+        return check(diagnostics, self.algorithm.final_time())
 
     def _log(
         self,
         data: Episodes,
-        after: tuple[tf.Tensor, Tensors],
-        before: tuple[tf.Tensor, Tensors],
+        after: tuple[tf.Tensor, Outputs],
+        before: tuple[tf.Tensor, Outputs],
         diagnostics: MetaDiagnostics,
     ) -> dict[str, tf.Tensor]:
-        counts = arrived(diagnostics.forward, after[0])
-        evaluations = diagnostics.forward.num_evaluations
-        self._episode_metrics.update(data[1][1], after, before, counts, evaluations)
+        self._episode_metrics.update(data[1][1], after, before, diagnostics.forward)
         return self._episode_metrics.result()

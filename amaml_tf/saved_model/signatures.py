@@ -10,7 +10,6 @@ import tensorflow as tf
 from amaml_tf.aliases import LossFunction
 from amaml_tf.errors import UsageError
 from amaml_tf.flow import failure
-from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.learner.meta_learner import MetaLearner
 
 
@@ -31,15 +30,8 @@ def archive_of(
 
 
 def _endpoints(learner: MetaLearner) -> tuple[Callable[..., dict[str, tf.Tensor]], ...]:
-    algorithm, compiled = learner.algorithm, learner.function
     # Vectorisation gains nothing for a single task.
-    function = FunctionalModel(
-        learner.model,
-        compiled.loss,
-        batch_statistics=compiled.batch_statistics,
-        adapted=compiled.adapted,
-        vectorize=False,
-    )
+    algorithm, function = learner.algorithm, learner.function.side_by_side()
     variables = learner.model.trainable_variables
 
     @tf.function(autograph=False)

@@ -55,7 +55,7 @@ class ExplicitRungeKutta(OneStepSolver):
         h = step_size[:, tf.newaxis]
         # An adaptive method also evaluates f at the new state, which is stage 0 of the next step.
         count = stages + 1 if self.adaptive else stages
-        first, slopes = tf.constant(0), tf.zeros([count, *state.shape], state.dtype)
+        first, slopes = tf.constant(0), _zeros(count, state)
         if self.adaptive:
             first = tf.cast(known, tf.int32)
             slopes = tf.tensor_scatter_nd_update(slopes, [[0]], [derivative])
@@ -115,7 +115,7 @@ class ExplicitRungeKutta(OneStepSolver):
             constants = tuple(x + y for x, y in zip(constants, from_constants, strict=True))
             return i - 1, tf.tensor_scatter_nd_update(stage_bars, [[i]], [stage_bar]), constants
 
-        stage_bars = tf.zeros([stages, *cotangent.shape], cotangent.dtype)
+        stage_bars = _zeros(stages, cotangent)
         _, stage_bars, constants = tf.while_loop(
             lambda i, *_: i >= 0,
             stage,
@@ -123,3 +123,9 @@ class ExplicitRungeKutta(OneStepSolver):
             maximum_iterations=stages,
         )
         return cotangent + tf.reduce_sum(stage_bars, axis=0), constants
+
+
+def _zeros(count: int, rows: tf.Tensor) -> tf.Tensor:
+    """Returns zeros `[count, B, P]` for `rows` `[B, P]`, whose number may be unknown so far."""
+    num_rows = tf.shape(rows)[0] if rows.shape[0] is None else rows.shape[0]
+    return tf.zeros([count, num_rows, rows.shape[1]], rows.dtype)

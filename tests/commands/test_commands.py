@@ -240,6 +240,7 @@ def test_every_setting_has_a_flag_with_a_meaning():
         assert len(flags.FLAGS[name].help) > 10
 
 
+@pytest.mark.long
 def test_omniglot(call, tmp_path, omniglot_dir):
     arguments = (
         f"--flagfile={CONFIGS / 'omniglot_5way_1shot_small.cfg'}",

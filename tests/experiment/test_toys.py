@@ -88,6 +88,7 @@ def test_a_run_keeps_their_settings_and_resumes(tmp_path, flags, expected):
     assert "got --meta_batch_size=7 (there 5)" in other.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

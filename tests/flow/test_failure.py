@@ -34,6 +34,7 @@ def poisoned(episodes, task=1):
     return (tf.constant(bad), support_y), query
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("how", [{"jit_compile": True}, {"jit_compile": False}])
 def test_nan_inputs_name_the_task_and_the_time(name, how):

@@ -172,6 +172,7 @@ def test_a_tape_around_an_adaptation_gives_the_meta_gradient():
     assert float(loss) == pytest.approx(float(result.loss), rel=1e-12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("adjoint", ["discrete", "continuous"])
 @pytest.mark.parametrize("solver", [amaml.solvers.GradientDescent(0.05, 1000), ADAPTIVE])
 @pytest.mark.parametrize(

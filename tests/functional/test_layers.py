@@ -68,6 +68,7 @@ CASES: dict[str, Any] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_meta_gradients_match_central_differences(name):
     layers, data = CASES[name]
@@ -92,6 +93,7 @@ def test_side_by_side_and_vectorized_agree(vectorize):
     assert problems.relative_error(result.gradients, expected) < 1e-10
 
 
+@pytest.mark.long
 def test_dropout_has_one_mask_a_solve_and_is_off_in_predictions():
     model = network(
         lambda: LAYERS.Dense(8, "tanh", **D),

@@ -1,0 +1,40 @@
+"""Checks whether a Keras model can be adapted by a gradient flow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
+from amaml_tf.errors import UsageError
+
+
+def check_model(model: keras.Model) -> None:
+    """Raises UsageError unless `model` is built and its trainable variables have one dtype."""
+    if not model.built:
+        raise UsageError(
+            f"Expected a built model, got {model.name!r} without variables. Start it with "
+            "keras.Input, or call it once on a batch."
+        )
+    dtypes = sorted({str(variable.dtype) for variable in model.trainable_variables})
+    if not dtypes:
+        raise UsageError(
+            f"Expected {model.name!r} to have trainable variables, found none. Is every layer "
+            "frozen (`trainable = False`)?"
+        )
+    if len(dtypes) > 1 or dtypes[0] not in ("float32", "float64"):
+        raise UsageError(
+            f"Expected the trainable variables of {model.name!r} to be all float32 or all "
+            f"float64, got {', '.join(dtypes)}."
+        )
+
+
+def refuse_constraints(adapted: Sequence[keras.Variable]) -> None:
+    """Raises UsageError if a variable has a constraint, which the inner run would break."""
+    constrained = [v.path for v in adapted if getattr(v, "constraint", None) is not None]
+    if constrained:
+        raise UsageError(
+            f"Expected no constraints on parameters that are adapted, got some on "
+            f"{', '.join(constrained)}: the inner run does not project. Leave the constraint out, "
+            "use a layer or loss that needs none, or do not adapt the layer (adapted_layers)."
+        )
