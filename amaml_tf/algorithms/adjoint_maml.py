@@ -132,7 +132,7 @@ class AdjointMAML(FlowBased):
     ) -> MetaGradients:
         support, (query_x, query_y) = episodes
         num_tasks = number_of_tasks(episodes)
-        parameters = [tf.convert_to_tensor(v) for v in function.model.trainable_variables]
+        parameters = function.parameters()
         own = [v.value for v in self.variables]
         probe = tf.zeros([num_tasks, 4], function.dtype)
         # Two tapes, because between them every task still has its own gradient.

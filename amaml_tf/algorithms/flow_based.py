@@ -47,7 +47,7 @@ class FlowBased(Algorithm):
         return Start(*(for_every_task(vector, num_tasks) for vector in vectors))
 
     def adapt(self, function: FunctionalModel, state: State, support: Examples) -> Adaptation:
-        parameters = [tf.convert_to_tensor(v) for v in function.model.trainable_variables]
+        parameters = function.parameters()
         start = self.start(function, parameters, number_of_tasks(support))
         return adapt(
             self.flow,
@@ -68,7 +68,7 @@ class FlowBased(Algorithm):
         stretch: tf.Tensor,
         longest: float,
     ) -> tuple[tf.Tensor, Diagnostics]:
-        parameters = [tf.convert_to_tensor(v) for v in function.model.trainable_variables]
+        parameters = function.parameters()
         start = self.start(function, parameters, number_of_tasks(support))
         # A flow computes its caps from its final time.
         flow = dataclasses.replace(self.flow, final_time=longest, max_checkpoints=None)

@@ -131,8 +131,12 @@ class FunctionalModel:
 
     def initialization(self, num_tasks: int) -> Parameters:
         """Returns the model's own trainable parameters, the same for `num_tasks` tasks."""
-        values = [tf.convert_to_tensor(v) for v in self.model.trainable_variables]
-        return Parameters(*(for_every_task(v, num_tasks) for v in self.ravel(values)))
+        vectors = self.ravel(self.parameters())
+        return Parameters(*(for_every_task(vector, num_tasks) for vector in vectors))
+
+    def parameters(self) -> list[tf.Tensor]:
+        """Returns the values of the trainable variables."""
+        return [tf.convert_to_tensor(v) for v in self.model.trainable_variables]
 
     def state(self) -> State:
         """Returns the values of the non-trainable variables: statistics and random seeds."""

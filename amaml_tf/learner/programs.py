@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import tensorflow as tf
 
@@ -17,8 +17,6 @@ from amaml_tf.learner.curves import Predictions
 from amaml_tf.solvers.diagnostics import Diagnostics
 
 F = TypeVar("F", bound=Callable[..., object])
-#: Compiles a function, or leaves it as it is.
-Wrap: TypeAlias = Callable[[F], F]
 
 
 class Programs:
