@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import tensorflow as tf
@@ -9,28 +10,66 @@ import tensorflow as tf
 from amaml_tf.aliases import Tensors
 from amaml_tf.errors import UsageError
 
-#: Inputs and targets (x, y) of a set of examples.
-Examples: TypeAlias = tuple[Tensors, Tensors]
+#: The examples of a task: (x, y), or (x, y, weight) with weights as Keras's `sample_weight`.
+Examples: TypeAlias = Sequence[Tensors]
 
 #: `((support_x, support_y), (query_x, query_y))` of one task, or of a batch of tasks, in which
-#: every array has the task axis first.
+#: every array has the task axis first. Both sets may have weights, as a third entry.
 Episodes: TypeAlias = tuple[Examples, Examples]
 
 
 def check_episodes(data: Episodes) -> None:
-    """Raises UsageError unless `data` is a batch of episodes with an equal number of tasks."""
+    """Raises UsageError unless `data` is a batch of episodes, with one size on each common axis."""
     try:
-        (_, _), (_, _) = data
-    except (TypeError, ValueError) as error:
+        support, query = data
+        fine = all(len(examples) in (2, 3) for examples in (support, query))
+    except (TypeError, ValueError):
+        fine = False
+    if not fine:
         raise UsageError(
-            "Expected batches of episodes ((support_x, support_y), (query_x, query_y)), every "
-            f"array with the task axis first; got {tf.nest.map_structure(type, data)}."
-        ) from error
-    sizes = {array.shape[0] for array in tf.nest.flatten(data)}
-    if len(sizes) != 1:
+            "Expected batches of episodes ((support_x, support_y), (query_x, query_y)), or with "
+            "weights ((support_x, support_y, support_weight), (query_x, query_y, query_weight)), "
+            "every array with the task axis first; got "
+            f"{tf.nest.map_structure(lambda value: type(value).__name__, data)}."
+        )
+    sizes = {array.shape[0] for array in tf.nest.flatten(data)} - {None}
+    if len(sizes) > 1:
         raise UsageError(
             "Expected all arrays of a batch of episodes to have the same number of tasks on "
             f"their first axis, got {sorted(map(str, sizes))}."
+        )
+    for name, examples in (("support", support), ("query", query)):
+        check_examples(examples, name, axis=1)
+
+
+def check_examples(examples: Examples, name: str = "support", axis: int = 0) -> None:
+    """Raises UsageError unless x, y and weights have the same number of examples.
+
+    Args:
+        examples: (x, y) or (x, y, weight).
+        name: of the set, for the message.
+        axis: the axis of the examples: 0, or 1 behind a task axis.
+    """
+    if not isinstance(examples, Sequence) or len(examples) not in (2, 3):
+        raise UsageError(
+            f"Expected the {name} set as (x, y) or (x, y, weight), got "
+            f"{tf.nest.map_structure(lambda value: type(value).__name__, examples)}."
+        )
+    sizes: set[tuple[int, str]] = set()
+    for part, values in zip(("x", "y", "weight"), examples, strict=False):
+        for array in tf.nest.flatten(values):
+            if array.shape.rank is not None and array.shape.rank <= axis:
+                raise UsageError(
+                    f"Expected {name}_{part} with the examples on axis {axis}, got the shape "
+                    f"{tuple(array.shape)}; give it one entry for each example."
+                )
+            if array.shape.rank is not None and array.shape[axis] is not None:
+                sizes.add((array.shape[axis], f"{name}_{part}"))
+    if len({size for size, _ in sizes}) > 1:
+        found = ", ".join(f"{size} of {part}" for size, part in sorted(sizes))
+        raise UsageError(
+            f"Expected the same number of examples in all arrays of the {name} set, got {found}; "
+            "give a target (and a weight, if there are weights) for every input."
         )
 
 

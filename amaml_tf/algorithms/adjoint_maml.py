@@ -130,7 +130,7 @@ class AdjointMAML(FlowBased):
         episodes: Episodes,
         task_clip_norm: float | None = None,
     ) -> MetaGradients:
-        support, (query_x, query_y) = episodes
+        support, query = episodes
         num_tasks = number_of_tasks(episodes)
         parameters = function.parameters()
         own = [v.value for v in self.variables]
@@ -151,7 +151,7 @@ class AdjointMAML(FlowBased):
                 probe=probe,
             )
         losses, into_adapted, into_held, outputs = function.query_gradient(
-            adaptation.adapted, start.held, state, query_x, query_y
+            adaptation.adapted, start.held, state, *query
         )
         share = TaskWeights.of(arrived(adaptation.diagnostics, losses), function.dtype)
         counts = share.weights[:, tf.newaxis] > 0

@@ -87,7 +87,7 @@ class Algorithm(abc.ABC):
         Args:
             function: model and loss.
             state: values of the model's non-trainable variables.
-            support: (x, y), task axis first.
+            support: (x, y) or (x, y, weight), task axis first.
 
         Returns:
             The adapted parameters `[B, P]`, NaN for a failed task, and the diagnostics per task.
@@ -107,7 +107,7 @@ class Algorithm(abc.ABC):
         Args:
             function: model and loss.
             state: values of the model's non-trainable variables.
-            support: (x, y), task axis first.
+            support: (x, y) or (x, y, weight), task axis first.
             adapted: `[B, P]`, the parameters reached so far.
             stretch: scalar, for how long to continue.
             longest: the longest stretch of this adaptation.

@@ -68,7 +68,7 @@ class EndPointAlgorithm(FlowBased):
         )
 
         def hessian_product(vector: tf.Tensor) -> tf.Tensor:
-            return function.curvature(adapted, start.held, state, *support, vector)[1]
+            return function.curvature(adapted, start.held, state, vector, *support)[1]
 
         ends = EndPoints(start.adapted, adapted, query_gradients, hessian_product)
         gradients, backward = self.task_gradients(ends)

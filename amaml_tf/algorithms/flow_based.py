@@ -13,7 +13,8 @@ from amaml_tf.episodes import Examples, number_of_tasks
 from amaml_tf.flow.adaptation import Adaptation, Start, adapt
 from amaml_tf.flow.gradient_flow import GradientFlow
 from amaml_tf.flow.vector_field import Constants, vector_field
-from amaml_tf.functional.model import FunctionalModel, State, for_every_task
+from amaml_tf.functional.model import FunctionalModel, State
+from amaml_tf.functional.parameters import for_every_task
 from amaml_tf.solvers.diagnostics import Diagnostics
 
 

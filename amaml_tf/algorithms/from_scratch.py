@@ -7,7 +7,8 @@ import tensorflow as tf
 from amaml_tf.algorithms.base import REGISTRY
 from amaml_tf.algorithms.no_inner_run import NoInnerRun
 from amaml_tf.episodes import Episodes
-from amaml_tf.functional.model import FunctionalModel, Parameters, State
+from amaml_tf.functional.model import FunctionalModel, State
+from amaml_tf.functional.parameters import Parameters
 
 
 @REGISTRY.register("from_scratch")

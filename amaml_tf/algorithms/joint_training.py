@@ -6,8 +6,10 @@ import tensorflow as tf
 
 from amaml_tf.algorithms.base import REGISTRY
 from amaml_tf.algorithms.no_inner_run import NoInnerRun
-from amaml_tf.episodes import Episodes
-from amaml_tf.functional.model import FunctionalModel, Parameters, State
+from amaml_tf.aliases import Tensors
+from amaml_tf.episodes import Episodes, Examples
+from amaml_tf.functional.model import FunctionalModel, State
+from amaml_tf.functional.parameters import Parameters
 
 
 @REGISTRY.register("joint_training")
@@ -25,8 +27,28 @@ class JointTraining(NoInnerRun):
     def task_gradients(
         self, function: FunctionalModel, state: State, episodes: Episodes, start: Parameters
     ) -> tf.Tensor:
-        support, query = episodes
-        x, y = tf.nest.map_structure(
-            lambda one, other: tf.concat([one, other], axis=1), support, query
+        return function.gradient(start.adapted, start.held, state, *_joined(*episodes))
+
+
+def _joined(support: Examples, query: Examples) -> Examples:
+    """Returns the examples of both sets as one set; if only one has weights, the others are 1."""
+    if len(support) != len(query):
+        weight = (support[2:] or query[2:])[0]
+        support, query = (
+            examples if len(examples) == 3 else (*examples, _ones(weight, examples[1]))
+            for examples in (support, query)
         )
-        return function.gradient(start.adapted, start.held, state, x, y)
+    return tf.nest.map_structure(
+        lambda one, other: tf.concat([one, other], axis=1), tuple(support), tuple(query)
+    )
+
+
+def _ones(weight: Tensors, y: Tensors) -> Tensors:
+    """Returns weights of 1 in the structure of `weight`, for as many examples as `y` has."""
+    num_examples = tf.shape(tf.nest.flatten(y)[0])[1]
+
+    def one(each: tf.Tensor) -> tf.Tensor:
+        size = tf.shape(each)
+        return tf.ones(tf.concat([size[:1], [num_examples], size[2:]], axis=0), each.dtype)
+
+    return tf.nest.map_structure(one, weight)

@@ -11,7 +11,8 @@ from amaml_tf.algorithms.flow_based import FlowBased
 from amaml_tf.algorithms.task_weights import mean_over_tasks
 from amaml_tf.episodes import Episodes, number_of_tasks
 from amaml_tf.flow.gradient_flow import GradientFlow
-from amaml_tf.functional.model import FunctionalModel, Parameters, State
+from amaml_tf.functional.model import FunctionalModel, State
+from amaml_tf.functional.parameters import Parameters
 from amaml_tf.solvers.diagnostics import COMPLETED, NON_FINITE, nothing_done
 
 

@@ -123,7 +123,7 @@ class FineTuning:
         )
 
     def _train(
-        self, num_steps: tf.Tensor, held: tf.Tensor, state: State, x: Tensors, y: Tensors
+        self, num_steps: tf.Tensor, held: tf.Tensor, state: State, *support: Tensors
     ) -> None:
         function, parameters, optimizer = self._function, self._parameters, self._optimizer
         noisy = [is_noise(v) for v in function.model.non_trainable_variables]
@@ -134,7 +134,7 @@ class FineTuning:
                 value + tf.cast(done, value.dtype) if redrawn else value
                 for value, redrawn in zip(state, noisy, strict=True)
             ]
-            gradient = function.gradient(tf.convert_to_tensor(parameters), held, now, x, y)
+            gradient = function.gradient(tf.convert_to_tensor(parameters), held, now, *support)
             optimizer.apply([gradient], [parameters])
             return (number + 1,)
 

@@ -112,13 +112,13 @@ class Evaluator:
 def _values(way: Way, batch: Episodes, measure: Measure) -> dict[str, Any]:
     """Returns what is measured for each episode of a batch, as arrays `[B]`."""
     batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
-    targets = batch[1][1]
+    _, targets, *weight = batch[1]
     (losses, outputs), points = way.points(batch)
-    curve = [{"loss": losses, **measure(targets, outputs)}]
+    curve = [{"loss": losses, **measure(targets, outputs, *weight)}]
     fine: bool | tf.Tensor = True
     evaluations: int | tf.Tensor = 0
     for losses, outputs, diagnostics in points:
-        curve.append({"loss": losses, **measure(targets, outputs)})
+        curve.append({"loss": losses, **measure(targets, outputs, *weight)})
         fine &= arrived(diagnostics, losses)
         evaluations += diagnostics.num_evaluations
     return {"arrived": fine, "gradient_evaluations": evaluations, "curve": curve}

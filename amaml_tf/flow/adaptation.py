@@ -62,7 +62,7 @@ def adapt(
         flow: the inner training run.
         function: model and loss.
         state: values of the model's non-trainable variables (`function.state()`).
-        support: (x, y), task axis first.
+        support: (x, y) or (x, y, weight), task axis first.
         start: u(0) and the constants; all of them have gradients.
         final_time: scalar or `[B]`, replaces the flow's final time. It has no gradient: learned
             times are part of the rates, see `LearnedFlow`.

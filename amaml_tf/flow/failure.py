@@ -20,8 +20,9 @@ from amaml_tf.solvers.diagnostics import (
 )
 
 _REASONS = {
-    NON_FINITE: "values became infinite or NaN. Look for NaN in its support set and for a loss "
-    "that is unbounded below; otherwise a smaller step size, rtol or final_time helps",
+    NON_FINITE: "values became infinite or NaN. Look for NaN in its support set, for a loss that "
+    "is unbounded below, and for examples of weight 0 with a loss that cannot leave them out; "
+    "otherwise a smaller step size, rtol or final_time helps",
     STEP_LIMIT: "the solver used all the steps it may take. A looser rtol, a smaller final_time, "
     "a larger max_num_steps or, for long runs, RungeKuttaChebyshev helps",
     STEP_TOO_SMALL: "no step was small enough for the tolerance. Look for a loss that is not "

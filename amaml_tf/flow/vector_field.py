@@ -38,7 +38,7 @@ def vector_field(
     Args:
         function: model and loss.
         state: values of the model's non-trainable variables, constant during a solve.
-        support: (x, y), task axis first.
+        support: (x, y) or (x, y, weight), task axis first.
         constants: see `Constants`.
         proximal_weight: w.
 
@@ -46,7 +46,6 @@ def vector_field(
         A `System` whose `vjp` gives Hessian-vector products of L_S, and the cotangents of the
         three constants.
     """
-    x, y = support
     held, rates, anchor = constants
     has_rates, has_anchor = rates.shape[-1] != 0, anchor.shape[-1] != 0
 
@@ -58,14 +57,14 @@ def vector_field(
 
     def derivative(time: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         del time
-        return -scaled(pulled(u, function.gradient(u, held, state, x, y)))
+        return -scaled(pulled(u, function.gradient(u, held, state, *support)))
 
     def vjp(
         time: tf.Tensor, u: tf.Tensor, cotangent: tf.Tensor
     ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         del time
         direction = -scaled(cotangent)
-        gradient, hessian, mixed = function.curvature(u, held, state, x, y, direction)
+        gradient, hessian, mixed = function.curvature(u, held, state, direction, *support)
         rates_bar = rates
         if has_rates:
             rates_bar = -pulled(u, gradient) * cotangent
@@ -79,7 +78,7 @@ def vector_field(
 
     def second_derivative(time: tf.Tensor, u: tf.Tensor, slope: tf.Tensor) -> tf.Tensor:
         del time
-        _, hessian, _ = function.curvature(u, held, state, x, y, slope)
+        _, hessian, _ = function.curvature(u, held, state, slope, *support)
         return -scaled(hessian + proximal_weight * slope if has_anchor else hessian)
 
     return System(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import keras
+import tensorflow as tf
 
 from amaml_tf.errors import UsageError
 
@@ -37,4 +38,20 @@ def refuse_constraints(adapted: Sequence[keras.Variable]) -> None:
             f"Expected no constraints on parameters that are adapted, got some on "
             f"{', '.join(constrained)}: the inner run does not project. Leave the constraint out, "
             "use a layer or loss that needs none, or do not adapt the layer (adapted_layers)."
+        )
+
+
+def refuse_losses_of_activities(model: keras.Model, losses: Sequence[tf.Tensor]) -> None:
+    """Raises UsageError if layers add losses of what they compute, which no weight reaches.
+
+    Args:
+        model: the model.
+        losses: all that its layers add, those of weights (regularizers) too.
+    """
+    regularized = [v for v in model.trainable_weights if v.regularizer is not None]
+    if len(losses) > len(regularized):
+        raise UsageError(
+            f"Expected no activity regularizers and no add_loss in {model.name!r}, because the "
+            "examples have weights, which do not reach such losses; leave the weights out, or the "
+            "losses."
         )

@@ -59,17 +59,21 @@ def inside_xla() -> bool:
     return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
 
 
-def choose(model: keras.Model, vectorize: str = "auto", jit_compile: str = "auto") -> Execution:
+def choose(
+    model: keras.Model, vectorize: str = "auto", jit_compile: str | bool = "auto"
+) -> Execution:
     """Returns how to execute the tasks of `model`.
 
     Args:
         model: the model, whose layers decide what "auto" means.
         vectorize: "auto", "on" or "off".
-        jit_compile: "auto", "on" or "off".
+        jit_compile: "auto", "on" (or True) or "off" (or False).
 
     Raises:
         UsageError: if an argument is none of these, or does not fit the model.
     """
+    if isinstance(jit_compile, bool):
+        jit_compile = "on" if jit_compile else "off"
     for name, mode in (("vectorize", vectorize), ("jit_compile", jit_compile)):
         if mode not in MODES:
             raise UsageError(f"Expected {name} to be one of {MODES}, got {mode!r}.")

@@ -18,6 +18,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from amaml_tf.errors import UsageError
+
 
 class _Wanted(threading.local):
     """The behaviour that the current thread requests.
@@ -27,11 +29,13 @@ class _Wanted(threading.local):
         batch_statistics: whether batch normalization uses batch (or stored) statistics, whatever
             `training` is; None leaves the choice to Keras.
         forget: batch normalization stores the statistics of this batch, not a moving average.
+        chosen: bool `[n]`, the examples whose statistics batch normalization computes; None: all.
     """
 
     exact_moments = False
     batch_statistics: bool | None = None
     forget = False
+    chosen: tf.Tensor | None = None
 
 
 _WANTED = _Wanted()
@@ -74,7 +78,18 @@ def statistics_of_one_batch() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _asked_for(**wanted: bool) -> Iterator[None]:
+def statistics_of_some(chosen: tf.Tensor | None) -> Iterator[None]:
+    """Makes batch normalization compute the statistics of the chosen examples alone.
+
+    Args:
+        chosen: bool `[n]`; None: all.
+    """
+    with _asked_for(chosen=chosen):
+        yield
+
+
+@contextlib.contextmanager
+def _asked_for(**wanted: bool | tf.Tensor | None) -> Iterator[None]:
     _install()
     before = {name: getattr(_WANTED, name) for name in wanted}
     _WANTED.__dict__.update(wanted)
@@ -122,19 +137,55 @@ def _replaced_call(original: Any) -> Any:
     ) -> tf.Tensor:
         if _WANTED.batch_statistics is not None:
             training = _WANTED.batch_statistics
-        layer = _WithoutMomentum(self) if _WANTED.forget else self
+        layer = self
+        if _WANTED.forget or _WANTED.chosen is not None:
+            layer = _Layer(self, _WANTED.forget, _WANTED.chosen)
+        if mask is not None and _WANTED.chosen is not None:
+            mask = _of_chosen(_WANTED.chosen, mask) & mask
         return original(layer, inputs, training=training, mask=mask)
 
     return call
 
 
-class _WithoutMomentum:
-    """A batch normalization layer whose moving averages forget all earlier batches."""
+class _Layer:
+    """A batch normalization layer with another momentum, or with statistics of some examples.
 
-    momentum = 0.0
+    Args:
+        layer: the layer.
+        forget: whether its moving averages forget all earlier batches.
+        chosen: bool `[n]`, the examples whose statistics it computes; None: all.
+    """
 
-    def __init__(self, layer: keras.layers.BatchNormalization) -> None:
+    def __init__(
+        self, layer: keras.layers.BatchNormalization, forget: bool, chosen: tf.Tensor | None
+    ) -> None:
         self._layer = layer
+        self._chosen = chosen
+        self.momentum = 0.0 if forget else layer.momentum
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._layer, name)
+
+    def _moments(self, inputs: tf.Tensor, mask: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        if mask is not None or self._chosen is None:
+            return self._layer._moments(inputs, mask)  # noqa: SLF001 - it is this layer
+        axes = self._layer._reduction_axes  # noqa: SLF001
+        # Keras adds 1e-7 to the number of masked examples; the mean of the others must be exact.
+        chosen = _of_chosen(self._chosen, inputs)
+        size = tf.size(inputs, tf.int32) // tf.shape(inputs)[0] // inputs.shape[self._layer.axis]
+        number = tf.reduce_sum(tf.cast(self._chosen, tf.int32)) * size
+        number = tf.cast(tf.maximum(number, 1), inputs.dtype)
+        mean = tf.reduce_sum(tf.where(chosen, inputs, 0), axes, keepdims=True) / number
+        squares = tf.where(chosen, tf.square(inputs - mean), 0)
+        return tf.squeeze(mean, axes), tf.reduce_sum(squares, axes) / number
+
+
+def _of_chosen(chosen: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Returns `chosen` `[n]` in the rank of `values` `[n, ...]`."""
+    if None not in (values.shape[0], chosen.shape[0]) and values.shape[0] != chosen.shape[0]:
+        raise UsageError(
+            f"Expected batch normalization of inputs with the {chosen.shape[0]} examples on their "
+            f"first axis, because the examples have weights, got {values.shape[0]}; leave the "
+            "weights out, or normalize before examples are split or joined."
+        )
+    return tf.reshape(chosen, [-1] + [1] * (values.shape.rank - 1))

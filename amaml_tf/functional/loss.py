@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import keras
 import tensorflow as tf
 
-# Gives the loss object that `Model.compile` uses for a name or a function: it aligns ranks, casts
-# dtypes and reduces. Keras exports it under no public name.
+# Keras exports neither of these: the mask that layers and losses find at a tensor, and the loss
+# object that `Model.compile` uses for a name or a function, which aligns ranks, casts dtypes and
+# reduces.
+from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.trainers.compile_utils import get_loss
 
 from amaml_tf.aliases import LossFunction, Tensors
 from amaml_tf.errors import UsageError
+from amaml_tf.functional.example_weights import filled
 
 T = TypeVar("T")
 
@@ -31,6 +33,12 @@ LossWeights: TypeAlias = float | Sequence[float] | Mapping[str, float]
 
 class TaskLoss:
     """The loss of one task: a scalar function of targets and outputs, as `Model.compile` has it.
+
+    Examples may have weights, with Keras's reductions. An example of weight 0 counts nowhere: a
+    mean over the examples is a mean over the others. (Keras divides by the number of all examples,
+    whatever their weights, but leaves out masked ones. Here, weight 0 is a mask.) A loss that
+    compares examples, or that reduces over them by itself, cannot leave an example out: it is NaN
+    if a weight is 0. `Dice` and `Tversky` can.
 
     Args:
         loss: as for `compile`. One loss for several outputs is the loss of each of them.
@@ -59,18 +67,27 @@ class TaskLoss:
         self._names = tuple(output_names)
         self._losses = _map(lambda each: _of_keras(each, dtype), loss)
 
-    def __call__(self, y_true: Tensors, y_pred: Tensors) -> tf.Tensor:
-        """Returns the loss, a scalar."""
+    def __call__(
+        self, y_true: Tensors, y_pred: Tensors, weight: Tensors | None = None
+    ) -> tf.Tensor:
+        """Returns the loss, a scalar.
+
+        Args:
+            y_true: targets, a tensor for each output.
+            y_pred: outputs.
+            weight: weights of the n examples, `[n]` (or `[n, steps]` for outputs with steps), one
+                for all outputs or one for each. None: 1.
+        """
         names = self._names_of(y_pred)
         if len(names) > 1 and not isinstance(y_true, (list, tuple, dict)):
             raise UsageError(
                 f"Expected targets for each of the {len(names)} outputs of the model, got one "
                 "tensor; give a list of them, or a dict by the outputs' names."
             )
-        parts = (self._losses, self.given_weights, y_true, y_pred)
+        parts = (self._losses, self.given_weights, y_true, y_pred, weight)
         values = [
-            loss(targets, outputs) * (1.0 if weight is None else weight)
-            for loss, weight, targets, outputs in zip(
+            _value(loss, targets, outputs, of_examples) * (1.0 if factor is None else factor)
+            for loss, factor, targets, outputs, of_examples in zip(
                 *(_in_order(part, names) for part in parts), strict=True
             )
             if loss is not None
@@ -91,11 +108,72 @@ def _of_keras(loss: object, dtype: tf.DType) -> keras.losses.Loss | None:
         return None
     found = get_loss(loss, None, None)
     if tf.as_dtype(found.dtype).size < dtype.size:
-        found = copy.copy(found)
+        # `copy.copy` would go through the configuration, in which a function has no globals.
+        given, found = found, object.__new__(type(found))
+        found.__dict__.update(given.__dict__)
         # Keras has no public way to change the dtype of a loss.
-        found._dtype_policy = keras.DTypePolicy(dtype.name)  # noqa: SLF001
-        found._dtype = dtype.name  # noqa: SLF001
+        found._dtype_policy = keras.DTypePolicy(dtype.name)
+        found._dtype = dtype.name
     return found
+
+
+def _value(
+    loss: keras.losses.Loss, y_true: tf.Tensor, y_pred: tf.Tensor, weight: tf.Tensor | None
+) -> tf.Tensor:
+    """Returns the loss of one output, a scalar."""
+    value = loss(y_true, y_pred) if weight is None else _weighted(loss, y_true, y_pred, weight)
+    if value.shape.rank != 0:
+        raise UsageError(
+            f"Expected a loss with one value for all examples, got values of shape {value.shape} "
+            f"of {loss.name!r}; give it the reduction 'sum_over_batch_size' or 'sum'."
+        )
+    return value
+
+
+def _weighted(
+    loss: keras.losses.Loss, y_true: tf.Tensor, y_pred: tf.Tensor, weight: tf.Tensor
+) -> tf.Tensor:
+    """Returns the loss of weighted examples, in which those of weight 0 do not count."""
+    chosen = weight != 0
+    mask = get_keras_mask(y_pred)  # of a layer that masks steps
+    y_true = filled(y_true, chosen)
+    # Keras multiplies losses [n, steps] by weights of the same rank.
+    while weight.shape.rank < y_pred.shape.rank - 1:
+        weight, chosen = weight[..., tf.newaxis], chosen[..., tf.newaxis]
+    y_pred = tf.identity(y_pred)
+    over_all = _reduces_by_itself(loss, y_true, y_pred)
+    if over_all and _ignores_zeros(loss):
+        y_true = tf.where(_aligned(chosen, y_true), y_true, tf.zeros_like(y_true))
+        y_pred = tf.where(_aligned(chosen, y_pred), y_pred, tf.zeros_like(y_pred))
+    set_keras_mask(y_pred, chosen if mask is None else _aligned(chosen, mask) & mask)
+    value = loss(y_true, y_pred, weight)
+    if over_all and not _ignores_zeros(loss):
+        # A product, so that the gradient is NaN too.
+        value *= tf.where(tf.reduce_all(chosen), tf.ones([], value.dtype), float("nan"))
+    return value
+
+
+def _reduces_by_itself(loss: keras.losses.Loss, y_true: tf.Tensor, y_pred: tf.Tensor) -> bool:
+    """Returns whether a loss does not give each example a value of its own."""
+    if getattr(loss, "fn", None) is keras.losses.circle:
+        return True  # compares every example with all others
+    # Traced and not used, so that it costs nothing when the program runs.
+    values = loss.call(tf.cast(y_true, loss.dtype), tf.cast(y_pred, loss.dtype))
+    return y_pred.shape.rank > 0 and values.shape.rank == 0
+
+
+def _ignores_zeros(loss: keras.losses.Loss) -> bool:
+    """Returns whether an example with the target 0 and the output 0 changes nothing."""
+    return getattr(loss, "fn", None) in (keras.losses.dice, keras.losses.tversky)
+
+
+def _aligned(chosen: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Returns `chosen` with as many axes as `values`; new ones, and those left out, are last."""
+    while chosen.shape.rank < values.shape.rank:
+        chosen = chosen[..., tf.newaxis]
+    while chosen.shape.rank > values.shape.rank:
+        chosen = tf.squeeze(chosen, axis=-1)
+    return chosen
 
 
 def _map(function: Callable[[object], T], spec: object) -> T | list[T] | dict[str, T]:

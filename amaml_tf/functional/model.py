@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import keras
 import tensorflow as tf
 
 from amaml_tf.aliases import Tensors
-from amaml_tf.errors import UsageError
+from amaml_tf.episodes import Examples
 from amaml_tf.functional import keras_patches
-from amaml_tf.functional.checks import check_model, refuse_constraints
+from amaml_tf.functional.checks import (
+    check_model,
+    refuse_losses_of_activities,
+)
+from amaml_tf.functional.example_weights import blanked, counts, filled
 from amaml_tf.functional.loss import Loss, LossWeights, TaskLoss
-from amaml_tf.vectors import Layout
+from amaml_tf.functional.parameters import ParameterVectors
 
 T = TypeVar("T")
 #: Values of the non-trainable variables of a model: statistics and random seeds.
@@ -22,18 +26,10 @@ State: TypeAlias = Sequence[tf.Tensor]
 Spec: TypeAlias = "tf.TypeSpec | tuple[Spec, ...] | None"
 
 
-class Parameters(NamedTuple):
-    """The trainable parameters of B tasks: `[B, P]` adapted ones, `[B, Q]` held ones."""
-
-    adapted: tf.Tensor
-    held: tf.Tensor
-
-
-class FunctionalModel:
+class FunctionalModel(ParameterVectors):
     """The losses of a Keras model on episodes, as functions of its parameters.
 
-    The parameters of a task are two vectors: `adapted`, the state of the gradient flow, and
-    `held`, the trainable parameters that adaptation does not change (often none). A batch of tasks
+    The parameters of a task are two vectors, see `ParameterVectors`. A batch of tasks
     has the task axis first, and every task is treated separately.
 
     Layers behave as follows. *Dropout and other noise* is active during adaptation, with one mask
@@ -68,21 +64,11 @@ class FunctionalModel:
         vectorize: bool = True,
     ) -> None:
         check_model(model)
-        self.model = model
+        super().__init__(model, adapted)
         self.batch_statistics = batch_statistics
         self.vectorize = vectorize
         names = getattr(model, "output_names", None) or ()
         self.loss = TaskLoss(loss, self.dtype, loss_weights, names)
-        variables = model.trainable_variables
-        self.adapted = tuple(adapted) if adapted is not None else (True,) * len(variables)
-        if len(self.adapted) != len(variables) or not any(self.adapted):
-            raise UsageError(
-                f"Expected `adapted` to mark at least one of the {len(variables)} trainable "
-                f"variables of the model, got {adapted}."
-            )
-        chosen, rest = self.split(variables)
-        refuse_constraints(chosen)
-        self.layout, self.held_layout = Layout.of(chosen), Layout.of(rest)
         # Traced once and called from every loop: a solver's graph holds one copy of each.
         self.gradient = tf.function(self._gradient, autograph=False)
         self.curvature = tf.function(self._curvature, autograph=False)
@@ -99,44 +85,6 @@ class FunctionalModel:
             adapted=self.adapted,
             vectorize=False,
         )
-
-    @property
-    def dtype(self) -> tf.DType:
-        """The dtype of the parameter vectors."""
-        return tf.as_dtype(self.model.trainable_variables[0].dtype)
-
-    def split(self, values: Sequence[T]) -> tuple[list[T], list[T]]:
-        """Splits a list aligned with the trainable variables into adapted and held ones."""
-        pairs = list(zip(values, self.adapted, strict=True))
-        return [v for v, chosen in pairs if chosen], [v for v, chosen in pairs if not chosen]
-
-    def merge(self, chosen: Sequence[T], rest: Sequence[T]) -> list[T]:
-        """Undoes `split`."""
-        one, other = iter(chosen), iter(rest)
-        return [next(one) if adapted else next(other) for adapted in self.adapted]
-
-    def ravel(
-        self, parameters: Sequence[tf.Tensor], batch_ndims: int = 0
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the vectors (adapted, held) of a list aligned with the trainable variables."""
-        chosen, rest = self.split(parameters)
-        adapted = self.layout.ravel(chosen, batch_ndims)
-        held = self.held_layout.ravel(rest, batch_ndims) if rest else adapted[..., :0]
-        return adapted, held
-
-    def unravel(self, adapted: tf.Tensor, held: tf.Tensor) -> list[tf.Tensor]:
-        """Undoes `ravel`, for vectors with any leading dimensions."""
-        rest = self.held_layout.unravel(held) if self.held_layout.shapes else []
-        return self.merge(self.layout.unravel(adapted), rest)
-
-    def initialization(self, num_tasks: int) -> Parameters:
-        """Returns the model's own trainable parameters, the same for `num_tasks` tasks."""
-        vectors = self.ravel(self.parameters())
-        return Parameters(*(for_every_task(vector, num_tasks) for vector in vectors))
-
-    def parameters(self) -> list[tf.Tensor]:
-        """Returns the values of the trainable variables."""
-        return [tf.convert_to_tensor(v) for v in self.model.trainable_variables]
 
     def state(self) -> State:
         """Returns the values of the non-trainable variables: statistics and random seeds."""
@@ -156,28 +104,41 @@ class FunctionalModel:
         state: State,
         x: Tensors,
         adapting: bool,
+        chosen: tf.Tensor | None = None,
     ) -> tuple[Tensors, tf.Tensor]:
-        """Returns the outputs of the model for one task, and the sum of its layers' losses."""
+        """Returns the outputs of the model for one task, and the sum of its layers' losses.
+
+        Args:
+            parameters: values of the trainable variables.
+            state: values of the others.
+            x: inputs, `[n, ...]`.
+            adapting: whether dropout and other noise is active.
+            chosen: bool `[n]`, the examples that count; None: all.
+        """
         with (
             keras_patches.batch_statistics(self.batch_statistics),
             keras_patches.twice_differentiable_moments(),
+            keras_patches.statistics_of_some(chosen),
         ):
             outputs, _, losses = self.model.stateless_call(
                 list(parameters), list(state), x, return_losses=True, **self._training(adapting)
             )
+        if chosen is not None:
+            refuse_losses_of_activities(self.model, losses)
         penalty = tf.add_n(losses) if losses else tf.zeros([], self.dtype)
         return outputs, tf.cast(penalty, self.dtype)
 
     def statistics_of(
-        self, parameters: Sequence[tf.Tensor], state: State, x: Tensors
+        self, parameters: Sequence[tf.Tensor], state: State, examples: Examples
     ) -> list[tf.Tensor]:
-        """Returns `state` with the batch normalization statistics of the inputs `x` of one task.
+        """Returns `state` with the batch normalization statistics of the inputs of one task.
 
         With `batch_statistics=False`, `state` is unchanged.
         """
         if not self.batch_statistics:
             return list(state)
-        with keras_patches.statistics_of_one_batch():
+        x, chosen = _inputs(examples)
+        with keras_patches.statistics_of_one_batch(), keras_patches.statistics_of_some(chosen):
             _, statistics = self.model.stateless_call(
                 list(parameters), list(state), x, **self._training(True)
             )
@@ -193,37 +154,46 @@ class FunctionalModel:
         adapted: tf.Tensor,
         held: tf.Tensor,
         state: State,
-        x: Tensors,
-        y: Tensors,
+        examples: Examples,
         adapting: bool,
     ) -> tuple[tf.Tensor, Tensors]:
-        outputs, penalty = self.predict(self.unravel(adapted, held), state, x, adapting)
-        return tf.cast(self.loss(y, outputs), self.dtype) + penalty, outputs
+        x, chosen = _inputs(examples)
+        outputs, penalty = self.predict(self.unravel(adapted, held), state, x, adapting, chosen)
+        loss = tf.cast(self.loss(examples[1], outputs, *examples[2:]), self.dtype) + penalty
+        return loss, outputs if chosen is None else blanked(outputs, chosen)
 
-    # -- a batch of tasks -----------------------------------------------------------------------
+    # -- a batch of tasks, the task axis first; `weight` is there or not -------------------------
 
     def _gradient(
-        self, adapted: tf.Tensor, held: tf.Tensor, state: State, x: Tensors, y: Tensors
-    ) -> tf.Tensor:
-        """Returns ∇L of the support loss with respect to `adapted`, `[B, P]`."""
-
-        def one(task: tuple[Tensors, ...]) -> tf.Tensor:
-            vector, held, x, y = task
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(vector)
-                loss, _ = self._task_loss(vector, held, state, x, y, adapting=True)
-            return _dense_gradient(tape, loss, vector)
-
-        return self._map(one, (adapted, held, x, y), tf.TensorSpec(adapted.shape[1:], self.dtype))
-
-    def _curvature(
         self,
         adapted: tf.Tensor,
         held: tf.Tensor,
         state: State,
         x: Tensors,
         y: Tensors,
+        *weight: Tensors,
+    ) -> tf.Tensor:
+        """Returns ∇L of the support loss with respect to `adapted`, `[B, P]`."""
+
+        def one(task: tuple[Tensors, ...]) -> tf.Tensor:
+            vector, held, *examples = task
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(vector)
+                loss, _ = self._task_loss(vector, held, state, examples, adapting=True)
+            return _dense_gradient(tape, loss, vector)
+
+        spec = tf.TensorSpec(adapted.shape[1:], self.dtype)
+        return self._map(one, (adapted, held, x, y, *weight), spec)
+
+    def _curvature(
+        self,
+        adapted: tf.Tensor,
+        held: tf.Tensor,
+        state: State,
         vector: tf.Tensor,
+        x: Tensors,
+        y: Tensors,
+        *weight: Tensors,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns ∇L, and the products of ∇²L (the Hessian) and ∂²L/∂held∂adapted with `vector`.
 
@@ -231,12 +201,12 @@ class FunctionalModel:
         """
 
         def one(task: tuple[Tensors, ...]) -> tuple[tf.Tensor, ...]:
-            point, held, x, y, direction = task
+            point, held, direction, *examples = task
             with tf.GradientTape(watch_accessed_variables=False) as outer:
                 outer.watch([point, held])
                 with tf.GradientTape(watch_accessed_variables=False) as inner:
                     inner.watch(point)
-                    loss, _ = self._task_loss(point, held, state, x, y, adapting=True)
+                    loss, _ = self._task_loss(point, held, state, examples, adapting=True)
                 gradient = _dense_gradient(inner, loss, point)
             products = outer.gradient(
                 gradient,
@@ -247,31 +217,43 @@ class FunctionalModel:
             return gradient, *(tf.convert_to_tensor(product) for product in products)
 
         spec = [tf.TensorSpec(v.shape[1:], self.dtype) for v in (adapted, adapted, held)]
-        return self._map(one, (adapted, held, x, y, vector), tuple(spec))
+        return self._map(one, (adapted, held, vector, x, y, *weight), tuple(spec))
 
     def _query(
-        self, adapted: tf.Tensor, held: tf.Tensor, state: State, x: Tensors, y: Tensors
+        self,
+        adapted: tf.Tensor,
+        held: tf.Tensor,
+        state: State,
+        x: Tensors,
+        y: Tensors,
+        *weight: Tensors,
     ) -> tuple[tf.Tensor, Tensors]:
         """Returns the query losses `[B]` and the outputs of the model."""
 
         def one(task: tuple[Tensors, ...]) -> tuple[tf.Tensor, Tensors]:
-            vector, held, x, y = task
-            return self._task_loss(vector, held, state, x, y, adapting=False)
+            vector, held, *examples = task
+            return self._task_loss(vector, held, state, examples, adapting=False)
 
         scalar = tf.TensorSpec([], self.dtype)
         spec = (scalar, self._outputs_spec(adapted, held, state, x))
-        return self._map(one, (adapted, held, x, y), spec)
+        return self._map(one, (adapted, held, x, y, *weight), spec)
 
     def _query_gradient(
-        self, adapted: tf.Tensor, held: tf.Tensor, state: State, x: Tensors, y: Tensors
+        self,
+        adapted: tf.Tensor,
+        held: tf.Tensor,
+        state: State,
+        x: Tensors,
+        y: Tensors,
+        *weight: Tensors,
     ) -> tuple[Tensors, ...]:
         """Returns query losses `[B]`, their gradients `[B, P]` and `[B, Q]`, and the outputs."""
 
         def one(task: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
-            vector, held, x, y = task
+            vector, held, *examples = task
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch([vector, held])
-                loss, outputs = self._task_loss(vector, held, state, x, y, adapting=False)
+                loss, outputs = self._task_loss(vector, held, state, examples, adapting=False)
             gradients = tape.gradient(
                 loss, [vector, held], unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
@@ -280,7 +262,7 @@ class FunctionalModel:
         vectors = [tf.TensorSpec(v.shape[1:], self.dtype) for v in (adapted, held)]
         scalar = tf.TensorSpec([], self.dtype)
         spec = (scalar, *vectors, self._outputs_spec(adapted, held, state, x))
-        return self._map(one, (adapted, held, x, y), spec)
+        return self._map(one, (adapted, held, x, y, *weight), spec)
 
     def _outputs_spec(
         self, adapted: tf.Tensor, held: tf.Tensor, state: State, x: Tensors
@@ -299,9 +281,13 @@ class FunctionalModel:
         return tf.map_fn(one, tasks, fn_output_signature=spec, parallel_iterations=8)
 
 
-def for_every_task(vector: tf.Tensor, num_tasks: int) -> tf.Tensor:
-    """Returns `vector` `[P]` repeated for every task, `[B, P]`."""
-    return tf.tile(vector[tf.newaxis], [num_tasks, 1])
+def _inputs(examples: Examples) -> tuple[Tensors, tf.Tensor | None]:
+    """Returns the inputs of one task, and which examples count (None: all)."""
+    x, _, *weight = examples
+    if not weight:
+        return x, None
+    chosen = counts(weight)
+    return filled(x, chosen), chosen
 
 
 def is_noise(variable: keras.Variable) -> bool:

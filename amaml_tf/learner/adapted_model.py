@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from amaml_tf.aliases import Tensors
+from amaml_tf.episodes import Examples
 from amaml_tf.errors import UsageError
 from amaml_tf.functional.model import FunctionalModel, State
 
 
 def adapted_model(
-    function: FunctionalModel, parameters: Sequence[tf.Tensor], state: State, x: Tensors
+    function: FunctionalModel, parameters: Sequence[tf.Tensor], state: State, support: Examples
 ) -> keras.Model:
     """Returns a copy of the function's model with these values, not compiled.
 
@@ -23,14 +23,14 @@ def adapted_model(
         function: the model to copy.
         parameters: values of its trainable variables.
         state: values of its non-trainable variables.
-        x: inputs; batch normalization stores their statistics.
+        support: examples; batch normalization stores their statistics.
 
     Raises:
         UsageError: if the model cannot be copied from its configuration.
     """
     model = function.model
     values = dict(zip(map(id, model.trainable_variables), parameters, strict=True))
-    others = function.statistics_of(parameters, state, x)
+    others = function.statistics_of(parameters, state, support)
     values |= dict(zip(map(id, model.non_trainable_variables), others, strict=True))
     copy = _copy_of(model)
     _copy_states(model, copy)

@@ -14,7 +14,8 @@ from keras.src.trainers.compile_utils import CompileMetrics
 
 from amaml_tf.algorithms.task_weights import arrived
 from amaml_tf.aliases import Outputs, Tensors
-from amaml_tf.episodes import without_task_axis
+from amaml_tf.episodes import Examples, without_task_axis
+from amaml_tf.functional import example_weights
 from amaml_tf.solvers.diagnostics import Diagnostics
 
 #: What `compile(metrics=...)` takes.
@@ -24,29 +25,35 @@ Metrics: TypeAlias = Sequence[object] | Mapping[str, object]
 class EpisodeMetrics:
     """Query losses and metrics of the tasks that count, after adaptation and (`_before`) before.
 
-    A task that failed counts only in `dropped_tasks`.
+    A task that failed counts only in `dropped_tasks`. An example of weight 0 counts nowhere. The
+    other weights are those of the losses and of the weighted metrics, as in Keras.
 
     Args:
         metrics: as `keras.Model.compile` takes them; None: only the losses.
+        weighted_metrics: the same.
+        output_names: names of the model's outputs, if they have names.
         counts_failures: whether failed tasks are dropped and counted.
     """
 
     def __init__(
         self,
         metrics: Metrics | None,
+        weighted_metrics: Metrics | None = None,
         output_names: Sequence[str] | None = None,
         *,
         counts_failures: bool,
     ) -> None:
         self.given = metrics
+        self.given_weighted = weighted_metrics
         self._counts_failures = counts_failures
         self._loss = keras.metrics.Mean(name="loss")
         self._loss_before = keras.metrics.Mean(name="loss_before")
         self._evaluations = keras.metrics.Mean(name="gradient_evaluations")
         self._dropped = keras.metrics.Sum(name="dropped_tasks")
+        given = metrics, weighted_metrics
         self._after, self._before = (
-            CompileMetrics(each, None, output_names=output_names) if metrics else None
-            for each in (metrics, tf.nest.map_structure(_twin, metrics))
+            CompileMetrics(*each, output_names=output_names) if any(given) else None
+            for each in (given, tf.nest.map_structure(_twin, given))
         )
 
     @property
@@ -57,7 +64,7 @@ class EpisodeMetrics:
 
     def update(
         self,
-        targets: Tensors,
+        query: Examples,
         after: tuple[tf.Tensor, Outputs],
         before: tuple[tf.Tensor, Outputs],
         diagnostics: Diagnostics,
@@ -65,24 +72,24 @@ class EpisodeMetrics:
         """Adds a batch of episodes.
 
         Args:
-            targets: of the query sets, task axis first.
+            query: the query sets, task axis first.
             after: query losses `[B]` and outputs, task axis first, after adaptation.
             before: the same before adaptation.
             diagnostics: of the adaptation, per task.
         """
         counts = arrived(diagnostics, after[0])
-        targets, after, before, num_evaluations = tf.nest.map_structure(
+        scored, after, before, num_evaluations = tf.nest.map_structure(
             lambda values: tf.boolean_mask(values, counts),
-            (targets, after, before, diagnostics.num_evaluations),
+            (tuple(query[1:]), after, before, diagnostics.num_evaluations),
         )
         self._loss.update_state(after[0])
         self._loss_before.update_state(before[0])
         self._evaluations.update_state(num_evaluations)
         self._dropped.update_state(tf.reduce_sum(tf.cast(~counts, tf.int32)))
         if self._after is not None and self._before is not None:
-            examples = without_task_axis(targets)
-            self._after.update_state(examples, without_task_axis(after[1]))
-            self._before.update_state(examples, without_task_axis(before[1]))
+            for metrics, (_, outputs) in ((self._after, after), (self._before, before)):
+                scores = without_task_axis((scored[0], outputs, *scored[1:]))
+                metrics.update_state(*without_padding(*scores))
 
     def result(self) -> dict[str, tf.Tensor]:
         """Returns the values by name."""
@@ -94,6 +101,14 @@ class EpisodeMetrics:
             logs |= self._after.result()
             logs |= {f"{name}_before": value for name, value in self._before.result().items()}
         return logs
+
+
+def without_padding(y: Tensors, outputs: Tensors, *weight: Tensors) -> tuple[Tensors, ...]:
+    """Returns targets, outputs and weights, if any, of the examples with a weight that is not 0."""
+    if not weight:
+        return y, outputs
+    chosen = example_weights.counts(weight)
+    return tf.nest.map_structure(lambda v: tf.boolean_mask(v, chosen), (y, outputs, *weight))
 
 
 class _Twin(keras.metrics.Metric):

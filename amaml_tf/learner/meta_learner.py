@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import keras
 import tensorflow as tf
 
 from amaml_tf.algorithms.adjoint_maml import AdjointMAML
-from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics, MetaGradients
+from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics
 from amaml_tf.aliases import Outputs, Tensors
-from amaml_tf.episodes import Episodes, Examples, check_episodes, number_of_tasks
+from amaml_tf.episodes import Episodes, check_episodes
 from amaml_tf.errors import UsageError
 from amaml_tf.flow import failure
 from amaml_tf.functional import execution
 from amaml_tf.functional.loss import Loss, LossWeights
 from amaml_tf.functional.model import FunctionalModel
-from amaml_tf.learner.adapted_model import adapted_model
-from amaml_tf.learner.curves import Point, Predictions, points_along
-from amaml_tf.learner.episode_metrics import EpisodeMetrics, Metrics, remade
-from amaml_tf.learner.programs import Programs, check
+from amaml_tf.learner.episode_functions import EpisodeFunctions
+from amaml_tf.learner.episode_metrics import EpisodeMetrics, Metrics
+from amaml_tf.learner.programs import Programs
 
 ON_FAILURE = ("raise", "drop")
 
 
-class MetaLearner(keras.Model):
+class MetaLearner(EpisodeFunctions, keras.Model):
     """Learns an initialization of `model` from batches of episodes.
 
     A batch of episodes is `((support_x, support_y), (query_x, query_y))`, every array with the
-    task axis first. `fit` and `evaluate` take a `tf.data.Dataset` of such batches. They report the
+    task axis first. With weights of the examples (Keras's `sample_weight`) it is `((support_x,
+    support_y, support_weight), (query_x, query_y, query_weight))`, or one of the two sets has them.
+    An example of weight 0 counts nowhere, whatever stands in its place: it pads tasks of different
+    sizes to one. `fit` and `evaluate` take a `tf.data.Dataset` of such batches. They report the
     loss and the metrics of `compile` on the query sets, after adaptation to the support sets and
     (with the suffix `_before`) before it. `gradient_evaluations` is the number of gradients of the
     support loss in one inner run, the mean over the tasks.
@@ -65,6 +65,7 @@ class MetaLearner(keras.Model):
         loss: Loss | None = None,
         metrics: Metrics | None = None,
         *,
+        weighted_metrics: Metrics | None = None,
         loss_weights: LossWeights | None = None,
         task_clip_norm: float | None = None,
         on_failure: str = "raise",
@@ -80,6 +81,7 @@ class MetaLearner(keras.Model):
             loss: a Keras loss, its name, or a function of (y_true, y_pred). It is the loss of the
                 support sets, which adaptation reduces, and of the query sets.
             metrics: Keras metrics or their names, in a list, or in a dict by output.
+            weighted_metrics: the same, with the weights of the examples.
             loss_weights: a factor for the loss of each output.
             task_clip_norm: largest norm of one task's gradient of the initialization, > 0. A larger
                 one is scaled down to it before the mean over tasks is taken; the task's gradient
@@ -97,16 +99,9 @@ class MetaLearner(keras.Model):
         Raises:
             UsageError: if an argument does not fit the model.
         """
-        if task_clip_norm is not None and not task_clip_norm > 0:
-            raise UsageError(
-                f"Expected task_clip_norm to be above 0, got {task_clip_norm}; pass a positive "
-                "number, or None to clip nothing."
-            )
         if on_failure not in ON_FAILURE:
             raise UsageError(f"Expected on_failure to be one of {ON_FAILURE}, got {on_failure!r}.")
         self.on_failure = on_failure
-        if isinstance(jit_compile, bool):
-            jit_compile = "on" if jit_compile else "off"
         self.execution = how = execution.choose(self.model, vectorize, jit_compile)
         self._function = FunctionalModel(
             self.model,
@@ -120,6 +115,7 @@ class MetaLearner(keras.Model):
         self.algorithm_variables = list(self.algorithm.variables)
         self._episode_metrics = EpisodeMetrics(
             metrics,
+            weighted_metrics,
             getattr(self.model, "output_names", None),
             counts_failures=on_failure == "drop",
         )
@@ -127,21 +123,6 @@ class MetaLearner(keras.Model):
             self._function, self.algorithm, task_clip_norm, how.jit_compile, run_eagerly
         )
         super().compile(optimizer=optimizer, jit_compile=False, run_eagerly=run_eagerly, **options)
-
-    @property
-    def function(self) -> FunctionalModel:
-        """The model and the loss as pure functions.
-
-        Raises:
-            UsageError: if the learner is not compiled.
-        """
-        if self._function is None:
-            raise UsageError(
-                "Expected a compiled MetaLearner. Call compile(optimizer=..., loss=...) first."
-            )
-        return self._function
-
-    # -- the interface of Keras -------------------------------------------------------------------
 
     def call(self, x: Tensors, training: bool | None = None) -> Tensors:
         """Returns the predictions of the initialization itself, without adaptation."""
@@ -210,104 +191,6 @@ class MetaLearner(keras.Model):
             "on with training later."
         )
 
-    # -- meta-learning --------------------------------------------------------------------------
-
-    def meta_gradients(self, episodes: Episodes) -> MetaGradients:
-        """Returns the loss, the meta-gradient and the diagnostics of a batch of episodes.
-
-        `result.loss` is a scalar, `result.gradients` a list aligned with
-        `model.trainable_variables`, `result.diagnostics` a `MetaDiagnostics`.
-
-        Raises:
-            AdaptationError: as in `fit`.
-        """
-        episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
-        check_episodes(episodes)
-        result = self._programs.meta_gradients(episodes, self.function.state())
-        self._check(result.diagnostics)
-        return result
-
-    def predict_episodes(self, episodes: Episodes) -> Predictions:
-        """Returns query losses and outputs of a batch of episodes, before and after adaptation.
-
-        Raises:
-            AdaptationError: as in `fit`.
-        """
-        episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
-        check_episodes(episodes)
-        predictions = self._programs.predict(episodes)
-        self._check(predictions.diagnostics)
-        return predictions
-
-    def predict_along(self, episodes: Episodes, times: Sequence[float]) -> Iterator[Point]:
-        """Yields a `Point` for each of the `times` of one adaptation of a batch of episodes.
-
-        The flow is solved from each time to the next, each stretch with its own steps. All points
-        together therefore cost little more than the last one. `times` replace the final time.
-
-        Args:
-            episodes: a batch of episodes.
-            times: above 0, in increasing order.
-
-        Raises:
-            AdaptationError: as in `fit`.
-        """
-        episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
-        check_episodes(episodes)
-        yield from points_along(
-            self.function, self._programs.advance, episodes, times, self.on_failure
-        )
-
-    def adapt(self, support: Examples) -> keras.Model:
-        """Adapts to one task and returns an ordinary, compiled Keras model for it.
-
-        Args:
-            support: (x, y) of one task, without a task axis.
-
-        Returns:
-            A copy of the model with the adapted parameters. Its stored batch normalization
-            statistics are those of the support set.
-
-        Raises:
-            AdaptationError: if the adaptation fails.
-        """
-        function, state = self.function, self.function.state()
-        support = tf.nest.map_structure(tf.convert_to_tensor, support)
-        parameters, diagnostics = self._programs.adapt_one(support, state)
-        failure.check(diagnostics, self.algorithm.final_time())
-        model = adapted_model(function, parameters, state, support[0])
-        model.compile(
-            loss=function.loss.given,
-            loss_weights=function.loss.given_weights,
-            metrics=remade(self._episode_metrics.given),
-        )
-        return model
-
-    def adapt_many(self, support: Examples) -> list[tf.Tensor]:
-        """Adapts to a batch of tasks and returns the parameters of each.
-
-        Args:
-            support: (x, y) of the tasks, the task axis first.
-
-        Returns:
-            Tensors aligned with `model.trainable_variables`, the task axis first.
-
-        Raises:
-            AdaptationError: if the adaptation of a task fails.
-        """
-        batch = tf.nest.map_structure(tf.convert_to_tensor, support)
-        adapted, diagnostics = self._programs.adapt(batch, self.function.state())
-        failure.check(diagnostics, self.algorithm.final_time())
-        held = self.function.initialization(number_of_tasks(batch)).held
-        return self.function.unravel(adapted, held)
-
-    # -- inside ---------------------------------------------------------------------------------
-
-    def _check(self, diagnostics: MetaDiagnostics) -> list[tf.Operation]:
-        if self.on_failure != "raise":
-            return []
-        return check(diagnostics, self.algorithm.final_time())
-
     def _log(
         self,
         data: Episodes,
@@ -315,5 +198,5 @@ class MetaLearner(keras.Model):
         before: tuple[tf.Tensor, Outputs],
         diagnostics: MetaDiagnostics,
     ) -> dict[str, tf.Tensor]:
-        self._episode_metrics.update(data[1][1], after, before, diagnostics.forward)
+        self._episode_metrics.update(data[1], after, before, diagnostics.forward)
         return self._episode_metrics.result()

@@ -11,6 +11,7 @@ from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics, MetaGradients
 from amaml_tf.algorithms.task_weights import arrived
 from amaml_tf.aliases import Outputs, Scalar
 from amaml_tf.episodes import Episodes, Examples, number_of_tasks
+from amaml_tf.errors import UsageError
 from amaml_tf.flow import failure
 from amaml_tf.functional.model import FunctionalModel, State
 from amaml_tf.learner.curves import Predictions
@@ -38,6 +39,11 @@ class Programs:
         jit_compile: bool,
         run_eagerly: bool,
     ) -> None:
+        if task_clip_norm is not None and not task_clip_norm > 0:
+            raise UsageError(
+                f"Expected task_clip_norm to be above 0, got {task_clip_norm}; pass a positive "
+                "number, or None to clip nothing."
+            )
         self._function = function
         self._algorithm = algorithm
         self._task_clip_norm = task_clip_norm
@@ -72,7 +78,7 @@ class Programs:
         """Adapts to one task; one program serves support sets of all sizes.
 
         Args:
-            support: (x, y), without a task axis.
+            support: (x, y) or (x, y, weight), without a task axis.
             state: values of the model's non-trainable variables.
 
         Returns:

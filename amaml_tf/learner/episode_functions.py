@@ -1,0 +1,144 @@
+"""What a learner computes of episodes, beside the interface of Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import keras
+import tensorflow as tf
+
+from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics, MetaGradients
+from amaml_tf.episodes import (
+    Episodes,
+    Examples,
+    check_episodes,
+    check_examples,
+    number_of_tasks,
+)
+from amaml_tf.errors import UsageError
+from amaml_tf.flow import failure
+from amaml_tf.functional.model import FunctionalModel
+from amaml_tf.learner.adapted_model import adapted_model
+from amaml_tf.learner.curves import Point, Predictions, points_along
+from amaml_tf.learner.episode_metrics import EpisodeMetrics, remade
+from amaml_tf.learner.programs import Programs, check
+
+
+class EpisodeFunctions:
+    """Meta-gradients, predictions and adaptation of a `MetaLearner`."""
+
+    algorithm: Algorithm
+    on_failure: str
+    _function: FunctionalModel | None
+    _programs: Programs
+    _episode_metrics: EpisodeMetrics
+
+    @property
+    def function(self) -> FunctionalModel:
+        """The model and the loss as pure functions.
+
+        Raises:
+            UsageError: if the learner is not compiled.
+        """
+        if self._function is None:
+            raise UsageError(
+                "Expected a compiled MetaLearner. Call compile(optimizer=..., loss=...) first."
+            )
+        return self._function
+
+    def meta_gradients(self, episodes: Episodes) -> MetaGradients:
+        """Returns the loss, the meta-gradient and the diagnostics of a batch of episodes.
+
+        `result.loss` is a scalar, `result.gradients` a list aligned with
+        `model.trainable_variables`, `result.diagnostics` a `MetaDiagnostics`.
+
+        Raises:
+            AdaptationError: as in `fit`.
+        """
+        episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
+        check_episodes(episodes)
+        result = self._programs.meta_gradients(episodes, self.function.state())
+        self._check(result.diagnostics)
+        return result
+
+    def predict_episodes(self, episodes: Episodes) -> Predictions:
+        """Returns query losses and outputs of a batch of episodes, before and after adaptation.
+
+        Raises:
+            AdaptationError: as in `fit`.
+        """
+        episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
+        check_episodes(episodes)
+        predictions = self._programs.predict(episodes)
+        self._check(predictions.diagnostics)
+        return predictions
+
+    def predict_along(self, episodes: Episodes, times: Sequence[float]) -> Iterator[Point]:
+        """Yields a `Point` for each of the `times` of one adaptation of a batch of episodes.
+
+        The flow is solved from each time to the next, each stretch with its own steps. All points
+        together therefore cost little more than the last one. `times` replace the final time.
+
+        Args:
+            episodes: a batch of episodes.
+            times: above 0, in increasing order.
+
+        Raises:
+            AdaptationError: as in `fit`.
+        """
+        episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
+        check_episodes(episodes)
+        yield from points_along(
+            self.function, self._programs.advance, episodes, times, self.on_failure
+        )
+
+    def adapt(self, support: Examples) -> keras.Model:
+        """Adapts to one task and returns an ordinary, compiled Keras model for it.
+
+        Args:
+            support: (x, y) or (x, y, weight) of one task, without a task axis.
+
+        Returns:
+            A copy of the model with the adapted parameters. Its stored batch normalization
+            statistics are those of the support set.
+
+        Raises:
+            AdaptationError: if the adaptation fails.
+        """
+        function, state = self.function, self.function.state()
+        support = tf.nest.map_structure(tf.convert_to_tensor, support)
+        check_examples(support)
+        parameters, diagnostics = self._programs.adapt_one(support, state)
+        failure.check(diagnostics, self.algorithm.final_time())
+        model = adapted_model(function, parameters, state, support)
+        model.compile(
+            loss=function.loss.given,
+            loss_weights=function.loss.given_weights,
+            metrics=remade(self._episode_metrics.given),
+            weighted_metrics=remade(self._episode_metrics.given_weighted),
+        )
+        return model
+
+    def adapt_many(self, support: Examples) -> list[tf.Tensor]:
+        """Adapts to a batch of tasks and returns the parameters of each.
+
+        Args:
+            support: (x, y) or (x, y, weight) of the tasks, the task axis first.
+
+        Returns:
+            Tensors aligned with `model.trainable_variables`, the task axis first.
+
+        Raises:
+            AdaptationError: if the adaptation of a task fails.
+        """
+        batch = tf.nest.map_structure(tf.convert_to_tensor, support)
+        check_examples(batch, axis=1)
+        adapted, diagnostics = self._programs.adapt(batch, self.function.state())
+        failure.check(diagnostics, self.algorithm.final_time())
+        held = self.function.initialization(number_of_tasks(batch)).held
+        return self.function.unravel(adapted, held)
+
+    def _check(self, diagnostics: MetaDiagnostics) -> list[tf.Operation]:
+        if self.on_failure != "raise":
+            return []
+        return check(diagnostics, self.algorithm.final_time())
