@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from amaml_tf.aliases import Outputs
-from amaml_tf.episodes import Episodes, number_of_tasks
+from amaml_tf.episodes import Episodes
 from amaml_tf.errors import UsageError
 from amaml_tf.evaluation.fine_tuning import FineTuning
 from amaml_tf.learner.curves import Point
@@ -50,19 +50,18 @@ def way_of(
             "descent, pass times that are multiples of the step size, or keras.optimizers.SGD."
         )
 
-    def before(batch: Episodes) -> tuple[tf.Tensor, Outputs]:
-        function = learner.function
-        start = function.initialization(number_of_tasks(batch))
-        return function.query(*start, function.state(), *batch[1])
-
     if optimizer is not None and steps is not None:
         numbers = tuple(map(int, _in_order("steps", steps)))
         fine_tuning = FineTuning(learner, optimizer, all_layers)
-        run = Way("step", numbers, lambda b: (before(b), fine_tuning.points(b, numbers)))
+        run = Way(
+            "step", numbers, lambda b: (learner.predict_before(b), fine_tuning.points(b, numbers))
+        )
         return lambda: run
     if times is not None:
         ends = tuple(map(float, _in_order("times", times)))
-        run = Way("time", ends, lambda b: (before(b), learner.predict_along(b, ends)))
+        run = Way(
+            "time", ends, lambda b: (learner.predict_before(b), learner.predict_along(b, ends))
+        )
         return lambda: run
 
     def own(batch: Episodes) -> tuple[tuple[tf.Tensor, Outputs], Iterator[Point]]:

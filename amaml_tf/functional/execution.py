@@ -3,23 +3,57 @@
 Dense networks are fastest as one vectorised program compiled by XLA. On a CPU, convolutions with
 different filters for each task have no fast vectorised kernel: they are fastest task by task, in
 parallel, without XLA. Recurrent layers also run task by task, because TensorFlow cannot vectorise
-the second derivative of their loop.
+the second derivative of their loop. What a user brings may fit neither vectorisation nor XLA, so
+the way is chosen by trying.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-# TensorFlow asks itself this where it traces; it has no public name.
+# These have no public name: what XLA makes of a program for sizes that are given, and whether the
+# graph that is traced is XLA's.
+from tensorflow.python.eager.polymorphic_function import compiler_ir
 from tensorflow.python.ops import control_flow_util
 
 from amaml_tf.errors import UsageError
 
+_LOG = logging.getLogger(__name__)
+
 MODES = ("auto", "on", "off")
+
+# What TensorFlow raises if it cannot vectorise or compile a program.
+_CANNOT = (
+    tf.errors.OpError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    NotImplementedError,
+    RuntimeError,
+    AssertionError,
+)
+
+# Operations that TensorFlow vectorises, although they fail in a run as soon as two tasks have
+# different sizes: the sizes of their results depend on values. (`tf.boolean_mask` is a Where.)
+_NOT_VECTORISED = {
+    "DynamicPartition",
+    "ListDiff",
+    "NonMaxSuppressionV3",
+    "NonMaxSuppressionV4",
+    "NonMaxSuppressionV5",
+    "Unique",
+    "UniqueV2",
+    "UniqueWithCounts",
+    "UniqueWithCountsV2",
+    "Where",
+}
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -41,6 +75,12 @@ class Execution(NamedTuple):
     vectorize: bool
     jit_compile: bool
 
+    @property
+    def name(self) -> str:
+        """The way of execution in words."""
+        how = "as one vectorised program" if self.vectorize else "task by task"
+        return f"{how}, {'with' if self.jit_compile else 'without'} XLA"
+
 
 def compile_quickly() -> None:
     """Makes XLA optimise code for CPUs less, for the rest of this process.
@@ -59,13 +99,15 @@ def inside_xla() -> bool:
     return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
 
 
-def choose(
+def ways(
     model: keras.Model, vectorize: str = "auto", jit_compile: str | bool = "auto"
-) -> Execution:
-    """Returns how to execute the tasks of `model`.
+) -> list[Execution]:
+    """Returns the ways to execute the tasks of `model`, the one that should be fastest first.
+
+    "auto" allows several, of which `choose` takes the first that works.
 
     Args:
-        model: the model, whose layers decide what "auto" means.
+        model: the model, whose layers decide what should be fastest.
         vectorize: "auto", "on" or "off".
         jit_compile: "auto", "on" (or True) or "off" (or False).
 
@@ -87,7 +129,82 @@ def choose(
             f"Expected vectorize to be 'auto' or 'off' for {model.name!r}, which has recurrent "
             "layers, got 'on'. TensorFlow cannot vectorise the second derivative of their loops."
         )
-    side_by_side = recurrent or (convolutional and on_cpu)
-    vectorized = {"on": True, "off": False, "auto": not side_by_side}[vectorize]
-    compiled = {"on": True, "off": False, "auto": vectorized}[jit_compile]
-    return Execution(vectorized, compiled)
+    candidates = [Execution(True, True), Execution(True, False), Execution(False, False)]
+    if recurrent or (convolutional and on_cpu):
+        candidates = candidates[2:]
+    if vectorize != "auto":
+        candidates = [way for way in candidates if way.vectorize == (vectorize == "on")]
+        candidates = candidates or [Execution(vectorize == "on", vectorize == "on")]
+    if jit_compile != "auto":
+        wanted = [way._replace(jit_compile=jit_compile == "on") for way in candidates]
+        candidates = list(dict.fromkeys(wanted))
+    return candidates
+
+
+def choose(
+    candidates: Sequence[Execution], attempt: Callable[[Execution], None], restricted: bool
+) -> Execution:
+    """Returns the first way of execution that works, and logs why the ones before it do not.
+
+    Args:
+        candidates: ways of execution.
+        attempt: traces and compiles in a way of execution, and raises an error if it cannot.
+        restricted: whether the user has left ways out.
+
+    Raises:
+        UsageError: none works, and others are left out. If there are no others, the error of the
+            last one is raised as it is.
+    """
+    reasons: list[str] = []
+    for way in candidates:
+        try:
+            attempt(way)
+        except UsageError:
+            raise
+        except _CANNOT as error:
+            reasons.append(f"{way.name} ({_first_line(error)})")
+            last = error
+            continue
+        if reasons:
+            _LOG.warning(
+                "This model and loss cannot be executed %s; they are executed %s.",
+                ", nor ".join(reasons),
+                way.name,
+            )
+        return way
+    if restricted:
+        raise UsageError(
+            "Expected a model and a loss that can be executed as compile(vectorize=..., "
+            f"jit_compile=...) says, but they cannot be executed {', nor '.join(reasons)}; leave "
+            "both at 'auto', or set vectorize='off' and jit_compile='off'."
+        ) from last
+    raise last
+
+
+def require_compilable(program: tf.types.experimental.ConcreteFunction) -> None:
+    """Raises an error if XLA cannot compile a traced program. It compiles no machine code.
+
+    Sizes that are not known yet are taken as 2.
+    """
+    specs = [
+        tf.TensorSpec([2 if size is None else size for size in spec.shape], spec.dtype)
+        for spec in tf.nest.flatten(program.structured_input_signature)
+        if isinstance(spec, tf.TensorSpec)
+    ]
+    compiler_ir.from_concrete_function(program, specs)(stage="hlo_serialized")
+
+
+def require_vectorizable(program: tf.types.experimental.ConcreteFunction) -> None:
+    """Raises an error if the traced program of one task cannot be vectorised over tasks."""
+    definition = program.graph.as_graph_def()
+    nodes = [node for function in definition.library.function for node in function.node_def]
+    found = sorted({node.op for node in [*definition.node, *nodes]} & _NOT_VECTORISED)
+    if found:
+        raise NotImplementedError(
+            f"it has operations that cannot be vectorised: {', '.join(found)}"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -122,7 +122,7 @@ def _value(
 ) -> tf.Tensor:
     """Returns the loss of one output, a scalar."""
     value = loss(y_true, y_pred) if weight is None else _weighted(loss, y_true, y_pred, weight)
-    if value.shape.rank != 0:
+    if value.shape.rank not in (0, None):
         raise UsageError(
             f"Expected a loss with one value for all examples, got values of shape {value.shape} "
             f"of {loss.name!r}; give it the reduction 'sum_over_batch_size' or 'sum'."

@@ -66,9 +66,13 @@ class FunctionalModel(ParameterVectors):
         check_model(model)
         super().__init__(model, adapted)
         self.batch_statistics = batch_statistics
-        self.vectorize = vectorize
         names = getattr(model, "output_names", None) or ()
         self.loss = TaskLoss(loss, self.dtype, loss_weights, names)
+        self.arrange(vectorize)
+
+    def arrange(self, vectorize: bool) -> None:
+        """Changes whether the tasks are evaluated as one vectorised program; traces anew."""
+        self.vectorize = vectorize
         # Traced once and called from every loop: a solver's graph holds one copy of each.
         self.gradient = tf.function(self._gradient, autograph=False)
         self.curvature = tf.function(self._curvature, autograph=False)
@@ -95,6 +99,20 @@ class FunctionalModel(ParameterVectors):
         for variable in self.model.non_trainable_variables:
             if is_noise(variable):
                 variable.assign(variable + tf.ones_like(variable))
+
+    def of_one_task(
+        self, support: Examples, state: State
+    ) -> tf.types.experimental.ConcreteFunction:
+        """Returns the traced loss of one task, of parameter vectors and examples.
+
+        Args:
+            support: the `tf.TensorSpec`s of a batch of support sets.
+            state: those of the non-trainable variables.
+        """
+        examples = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape[1:], v.dtype), support)
+        vectors = [tf.TensorSpec([sum(part.sizes)], self.dtype) for part in self._layouts]
+        loss = tf.function(self._task_loss, autograph=False)
+        return loss.get_concrete_function(*vectors, state, examples, adapting=True)
 
     # -- one task -------------------------------------------------------------------------------
 

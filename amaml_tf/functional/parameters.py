@@ -47,7 +47,7 @@ class ParameterVectors:
             )
         chosen, rest = self.split(variables)
         refuse_constraints(chosen)
-        self.layout, self.held_layout = Layout.of(chosen), Layout.of(rest)
+        self.layout, self.held_layout = self._layouts = Layout.of(chosen), Layout.of(rest)
 
     @property
     def dtype(self) -> tf.DType:

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics, MetaGradients
+from amaml_tf.aliases import Outputs
 from amaml_tf.episodes import (
     Episodes,
     Examples,
@@ -17,6 +18,7 @@ from amaml_tf.episodes import (
 )
 from amaml_tf.errors import UsageError
 from amaml_tf.flow import failure
+from amaml_tf.functional.execution import Execution
 from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.learner.adapted_model import adapted_model
 from amaml_tf.learner.curves import Point, Predictions, points_along
@@ -72,6 +74,22 @@ class EpisodeFunctions:
         predictions = self._programs.predict(episodes)
         self._check(predictions.diagnostics)
         return predictions
+
+    @property
+    def execution(self) -> Execution:
+        """How the tasks of a batch are executed; the first batch of episodes may still change it.
+
+        Raises:
+            UsageError: if the learner is not compiled.
+        """
+        _ = self.function
+        return self._programs.execution
+
+    def predict_before(self, episodes: Episodes) -> tuple[tf.Tensor, Outputs]:
+        """Returns query losses `[B]` and outputs of the initialization itself."""
+        episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
+        check_episodes(episodes)
+        return self._programs.query_before(episodes, self.function.state())
 
     def predict_along(self, episodes: Episodes, times: Sequence[float]) -> Iterator[Point]:
         """Yields a `Point` for each of the `times` of one adaptation of a batch of episodes.

@@ -93,6 +93,8 @@ class MetaLearner(EpisodeFunctions, keras.Model):
             vectorize: "auto", "on" or "off": whether to evaluate the tasks of a batch as one
                 vectorised program or separately, in parallel. See `amaml_tf.functional.execution`.
             jit_compile: "auto", "on" (True) or "off" (False): whether XLA compiles meta-gradients.
+                With "auto", the first batch decides: what cannot be vectorised or compiled by XLA
+                is executed in the next way, and the log says which and why.
             run_eagerly: whether to run the meta-step eagerly, to debug it. Default False.
             **options: further arguments of `keras.Model.compile`.
 
@@ -102,14 +104,14 @@ class MetaLearner(EpisodeFunctions, keras.Model):
         if on_failure not in ON_FAILURE:
             raise UsageError(f"Expected on_failure to be one of {ON_FAILURE}, got {on_failure!r}.")
         self.on_failure = on_failure
-        self.execution = how = execution.choose(self.model, vectorize, jit_compile)
+        ways = execution.ways(self.model, vectorize, jit_compile)
         self._function = FunctionalModel(
             self.model,
             loss,
             loss_weights=loss_weights,
             batch_statistics=self.batch_statistics,
             adapted=self.algorithm.adapted(self.model),
-            vectorize=how.vectorize,
+            vectorize=ways[0].vectorize,
         )
         self.algorithm.build(self.function)
         self.algorithm_variables = list(self.algorithm.variables)
@@ -120,7 +122,12 @@ class MetaLearner(EpisodeFunctions, keras.Model):
             counts_failures=on_failure == "drop",
         )
         self._programs = Programs(
-            self._function, self.algorithm, task_clip_norm, how.jit_compile, run_eagerly
+            self._function,
+            self.algorithm,
+            task_clip_norm,
+            ways,
+            restricted=(vectorize, jit_compile) != ("auto", "auto"),
+            run_eagerly=run_eagerly,
         )
         super().compile(optimizer=optimizer, jit_compile=False, run_eagerly=run_eagerly, **options)
 
@@ -148,8 +155,8 @@ class MetaLearner(EpisodeFunctions, keras.Model):
         """Makes one meta-update with a batch of episodes."""
         check_episodes(data)
         state = self.function.state()
-        before = self._programs.query_before(data, state)
         result = self._programs.meta_gradients(data, state)
+        before = self._programs.query_before(data, state)
         with tf.control_dependencies(self._check(result.diagnostics)):
             gradients = [*result.gradients, *result.algorithm_gradients]
             gradients = [tf.identity(gradient) for gradient in gradients]

@@ -1,9 +1,13 @@
-"""The compiled programs of a learner: what it computes of batches of tasks, and of one task."""
+"""The compiled programs of a learner: what it computes of batches of tasks, and of one task.
+
+How they are executed is decided when the first one is traced, by trying.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import tensorflow as tf
 
@@ -13,6 +17,8 @@ from amaml_tf.aliases import Outputs, Scalar
 from amaml_tf.episodes import Episodes, Examples, number_of_tasks
 from amaml_tf.errors import UsageError
 from amaml_tf.flow import failure
+from amaml_tf.functional import execution
+from amaml_tf.functional.execution import Execution
 from amaml_tf.functional.model import FunctionalModel, State
 from amaml_tf.learner.curves import Predictions
 from amaml_tf.solvers.diagnostics import Diagnostics
@@ -27,8 +33,12 @@ class Programs:
         function: model and loss.
         algorithm: how to adapt, and the meta-gradient.
         task_clip_norm: see `TaskWeights.clipped`; None clips nothing.
-        jit_compile: whether XLA compiles what is computed of batches.
+        ways: how the tasks may be executed; the first way that works is chosen.
+        restricted: whether the user has left out ways.
         run_eagerly: compile nothing.
+
+    Attributes:
+        execution: how the tasks are executed, so far as is known.
     """
 
     def __init__(
@@ -36,7 +46,9 @@ class Programs:
         function: FunctionalModel,
         algorithm: Algorithm,
         task_clip_norm: float | None,
-        jit_compile: bool,
+        ways: Sequence[Execution],
+        *,
+        restricted: bool,
         run_eagerly: bool,
     ) -> None:
         if task_clip_norm is not None and not task_clip_norm > 0:
@@ -48,19 +60,79 @@ class Programs:
         self._algorithm = algorithm
         self._task_clip_norm = task_clip_norm
         self._one_task = function.side_by_side()
-
-        def compiled(program: F, **options: bool) -> F:
-            return program if run_eagerly else tf.function(program, autograph=False, **options)
-
-        # What XLA compiles ends before the failure check, which XLA would remove.
-        self.meta_gradients = compiled(self._meta_gradients, jit_compile=jit_compile)
-        self.adapt = compiled(self._adapt, jit_compile=jit_compile)
-        self.advance = compiled(self._advance, jit_compile=jit_compile)
+        self._ways = list(ways)
+        self._restricted = restricted
+        self._run_eagerly = run_eagerly
+        self._tried: set[str] = set()
+        self._lock = threading.Lock()
         # For support sets of any size: XLA would compile anew for each.
-        self._adapt_one = compiled(self._adapt_one_task, reduce_retracing=True)
+        self._adapt_one = self._compiled(self._adapt_one_task, reduce_retracing=True)
+        self._arrange(self._ways[0])
+
+    def _compiled(self, program: F, **options: bool) -> F:
+        return program if self._run_eagerly else tf.function(program, autograph=False, **options)
+
+    def _arrange(self, way: Execution) -> None:
+        self.execution = way
+        if self._function.vectorize != way.vectorize:
+            self._function.arrange(way.vectorize)
+        # What XLA compiles ends before the failure check, which XLA would remove.
+        self._programs: dict[str, Any] = {
+            name: self._compiled(program, jit_compile=way.jit_compile)
+            for name, program in (
+                ("meta_gradients", self._meta_gradients),
+                ("adapt", self._adapt),
+                ("advance", self._advance),
+            )
+        }
+
+    def _settled(self, name: str, *arguments: object) -> Callable[..., Any]:
+        """Returns a program, in the first way of execution in which it works."""
+        simplest = self._ways == [Execution(vectorize=False, jit_compile=False)]
+        with self._lock:
+            if name not in self._tried and not self._run_eagerly and not simplest:
+                self._try(name, tf.nest.map_structure(_spec_of, arguments))
+                self._tried.add(name)
+            return self._programs[name]
+
+    def _try(self, name: str, specs: Any) -> None:
+        def attempt(way: Execution) -> None:
+            if way != self.execution:
+                self._arrange(way)
+            if way.vectorize:
+                support = specs[0][0] if name == "meta_gradients" else specs[0]
+                execution.require_vectorizable(self._function.of_one_task(support, specs[1]))
+            program = self._programs[name].get_concrete_function(*specs)
+            if way.jit_compile and not execution.inside_xla():
+                execution.require_compilable(program)
+
+        found = execution.choose(self._ways, attempt, self._restricted)
+        self._ways = self._ways[self._ways.index(found) :]
+
+    def meta_gradients(self, episodes: Episodes, state: State) -> MetaGradients:
+        """Returns the meta-gradient of a batch of episodes."""
+        return self._settled("meta_gradients", episodes, state)(episodes, state)
+
+    def adapt(self, support: Examples, state: State) -> tuple[tf.Tensor, Diagnostics]:
+        """Returns what `Algorithm.adapt` returns."""
+        return self._settled("adapt", support, state)(support, state)
+
+    def advance(
+        self,
+        support: Examples,
+        state: State,
+        adapted: tf.Tensor,
+        stretch: tf.Tensor,
+        longest: float,
+    ) -> tuple[tf.Tensor, Diagnostics]:
+        """Returns what `Algorithm.advance` returns."""
+        arguments = support, state, adapted, stretch, longest
+        return self._settled("advance", *arguments)(*arguments)
 
     def query_before(self, episodes: Episodes, state: State) -> tuple[tf.Tensor, Outputs]:
         """Returns query losses and outputs of the initialization itself."""
+        if not self._tried:
+            self._settled("adapt", episodes[0], state)
         start = self._function.initialization(number_of_tasks(episodes))
         return self._function.query(*start, state, *episodes[1])
 
@@ -109,6 +181,10 @@ class Programs:
         longest: float,
     ) -> tuple[tf.Tensor, Diagnostics]:
         return self._algorithm.advance(self._function, state, support, adapted, stretch, longest)
+
+
+def _spec_of(argument: object) -> object:
+    return tf.TensorSpec.from_tensor(argument) if tf.is_tensor(argument) else argument
 
 
 def check(diagnostics: MetaDiagnostics, final_time: Scalar) -> list[tf.Operation]:
