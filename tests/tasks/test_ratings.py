@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from amaml_tf import tasks
 from amaml_tf.tasks.ratings.item_features import item_features
-from amaml_tf.tasks.ratings.ratings_csv import read_ratings_csv
 from amaml_tf.tasks.ratings.ratings_family import Ratings
+from amaml_tf.tasks.ratings.ratings_file import read_ratings_csv
 
 NUM_USERS, NUM_ITEMS, K, Q = 60, 30, 3, 4
 
