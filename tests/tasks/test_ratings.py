@@ -218,8 +218,9 @@ def test_csv_without_names_and_times_keeps_the_order_of_the_lines(tmp_path):
         ("", r"Expected lines user,item,rating\[,time\], got none"),
         ("a,b,3\na,c,good\n", "with numbers for rating and time, got 'a,c,good'"),
         ("a,b,3\na,c,4,5\n", "got 'a,c,4,5'"),
-        ("a,b\n", "got none"),
-        ("a,b,nan\na,b,inf", "got 'a,b,inf'"),
+        ("a,b\n", "or first a header .*got 'a,b' in .*, line 1; correct"),
+        ("a,b,nan\na,b,inf", "got 'a,b,nan' in .*, line 1"),
+        ("a,b,4\na,b,inf", "got 'a,b,inf' in .*, line 2"),
     ],
 )
 def test_wrong_csv(tmp_path, text, message):
