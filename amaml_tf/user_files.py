@@ -29,8 +29,10 @@ def user_path(path: PathLike) -> pathlib.Path:
     """Returns the path that a user means: `~` is their home folder.
 
     Raises:
-        UsageError: there is no such home folder, or the path holds a NUL character.
+        UsageError: there is no such home folder, the path is a URL, or it has a NUL character.
     """
+    if "://" in str(path):  # it would become a folder "gs:" on this machine
+        raise UsageError(f"Expected a path on this machine, got {str(path)!r}; pass one.")
     try:
         expanded = pathlib.Path(path).expanduser()
     except RuntimeError as error:
