@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from amaml_tf.errors import UsageError
 from amaml_tf.flow import failure
 from amaml_tf.functional.model import FunctionalModel, State
 from amaml_tf.learner.curves import Predictions
+from amaml_tf.learner.registered_gradients import RegisteredGradients
 from amaml_tf.solvers.diagnostics import Diagnostics
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -49,8 +51,17 @@ class Programs:
         self._task_clip_norm = task_clip_norm
         self._one_task = function.side_by_side()
 
+        #: Frees the graphs of these programs with them. A program around them notes its own.
+        self.gradients = gradients = RegisteredGradients(self)
+
         def compiled(program: F, **options: bool) -> F:
-            return program if run_eagerly else tf.function(program, autograph=False, **options)
+            @functools.wraps(program)
+            def noted(*arguments: object) -> object:
+                results = program(*arguments)
+                gradients.note()
+                return results
+
+            return program if run_eagerly else tf.function(noted, autograph=False, **options)
 
         # What XLA compiles ends before the failure check, which XLA would remove.
         self.meta_gradients = compiled(self._meta_gradients, jit_compile=jit_compile)

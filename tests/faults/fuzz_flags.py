@@ -44,7 +44,13 @@ ODD = {
     bool: ["true", "false", "", "2", "TRUE"],
     str: ["", "x", "a b", "é", "x" * 500, "../..", "\udcff", "none", "0"],
 }
-SMALL = ["--jit_compile=off", "--hidden_units=3", "--num_support=2", "--num_query=2", "--meta_batch_size=2"]
+SMALL = [
+    "--jit_compile=off",
+    "--hidden_units=3",
+    "--num_support=2",
+    "--num_query=2",
+    "--meta_batch_size=2",
+]
 
 
 def values_of(setting: Setting) -> list[str]:

@@ -28,7 +28,11 @@ def chained(first: Iterable[T], then: Iterable[T]) -> Iterator[T]:
 
 def told(sentence: str) -> str:
     """Returns the end of an attempt that was refused, if with one sentence."""
-    whole = "Expected" in sentence and "\n" not in sentence and len(sentence) < 2000
+    whole = (
+        sentence.startswith(("Expected", "amaml: Expected", "Adaptation failed"))
+        and "\n" not in sentence
+        and len(sentence) < 2000
+    )
     return "told" if whole else f"traceback: no sentence: {sentence[:300]!r}"
 
 
