@@ -31,6 +31,7 @@ _DAMAGED = (
     TypeError,
     AttributeError,
     AssertionError,
+    RuntimeError,
     json_format.Error,
     tf.errors.OpError,
 )
