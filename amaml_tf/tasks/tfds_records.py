@@ -130,9 +130,7 @@ def parsed_records(
         input_signature=[tf.TensorSpec((None,), tf.string)],
     )
     for split in _splits(builder, tfds_splits):
-        lengths = builder.info.splits[split].shard_lengths
-        files = [str(path) for path in builder.info.splits[split].filepaths]
-        for file, length in zip(files, lengths, strict=True):
+        for file, length in _files_of(builder, split):
             yield from _records_of(file, length, parse)
 
 
@@ -151,6 +149,18 @@ def _splits(builder: Builder, tfds_splits: Sequence[str] | None) -> Sequence[str
             f"{builder.data_dir}, got {there_are}; prepare it again."
         )
     return tfds_splits or there_are
+
+
+def _files_of(builder: Builder, split: str) -> list[tuple[str, int]]:
+    """Returns the files of a split, and how many records each holds."""
+    try:
+        info = builder.info.splits[split]
+        return list(zip(map(str, info.filepaths), info.shard_lengths, strict=True))
+    except _DAMAGED as error:
+        raise UsageError(
+            f"Expected the names of the files of data set {builder.name!r} in its dataset_info.json "
+            f"at {builder.data_dir}, got none ({_one_line(error)}); prepare the data set again."
+        ) from error
 
 
 def _records_of(

@@ -12,6 +12,7 @@ import json
 import logging
 import pathlib
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -34,6 +35,7 @@ from amaml_tf.tasks.images.encoded_images import EncodedImage
 from amaml_tf.tasks.images.labelled_images import decode_images
 from amaml_tf.tasks.ratings.ratings_file import read_ratings_csv
 from amaml_tf.tasks.tfds_records import parsed_records, prepared_builder
+from amaml_tf.user_files import encoding_of
 
 Attempt = Callable[[random.Random], str]
 
@@ -62,7 +64,9 @@ def ratings(folder: pathlib.Path) -> Attempt:
         require(all(1 <= len(name) <= 256 for name in (*found.users, *found.items)), "names")
         pairs = set(zip(found.users, found.items, strict=True))
         require(len(pairs) == len(found.values), "one rating of a user for an item")
-        require(len(pairs) + most >= 19 or len(path.read_bytes()) < 400, "no row lost in silence")
+        text = path.read_bytes().decode(encoding_of(path, "a file"))
+        lines = sum(bool(line.strip()) for line in re.split("\r\n|\n|\r", text))
+        require(lines - most - 1 <= len(pairs) <= lines, "no row lost in silence")
         return "sound"
 
     return attempt

@@ -1,6 +1,7 @@
 """Labelled images in memory, and the decoding of images."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -50,24 +51,14 @@ def decode_images(
         Images, uint8 of shape [images, *shape], and their labels, of shape [images].
 
     Raises:
-        UsageError: there are more corrupt images than `corrupt` leaves out, or no sound one.
+        UsageError: `shape` has other channels, there are more corrupt images than `corrupt` leaves
+            out, or no sound one.
     """
-
-    def decode(data: tf.Tensor) -> tf.Tensor:
-        image = tf.io.decode_image(data, channels=shape[2], expand_animations=False)
-        resized = tf.image.resize(
-            tf.ensure_shape(image, (None, None, shape[2])), shape[:2], method="area"
+    if shape[2] not in (1, 3):
+        raise UsageError(
+            f"Expected channels to be 1 (grey) or 3 (RGB), got {shape[2]}; pass one of them."
         )
-        return tf.cast(tf.round(resized), tf.uint8)
-
-    signature = tf.TensorSpec(shape, tf.uint8)
-    decode_all = tf.function(
-        lambda batch: tf.map_fn(
-            decode, batch, fn_output_signature=signature, parallel_iterations=os.cpu_count() or 1
-        ),
-        input_signature=[tf.TensorSpec((None,), tf.string)],
-    )
-
+    decode_all = _decoder(shape)
     images: list[np.ndarray] = []
     labels: list[int] = []
     with tf.device("CPU"):
@@ -79,6 +70,26 @@ def decode_images(
     if not labels:
         raise UsageError("Expected images, got none that can be decoded; pass others.")
     return np.concatenate(images), np.array(labels)
+
+
+@functools.lru_cache(maxsize=8)
+def _decoder(shape: tuple[int, int, int]) -> tf.types.experimental.GenericFunction:
+    """Returns what decodes a batch of images and resizes them to `shape`."""
+
+    def decode(data: tf.Tensor) -> tf.Tensor:
+        image = tf.io.decode_image(data, channels=shape[2], expand_animations=False)
+        resized = tf.image.resize(
+            tf.ensure_shape(image, (None, None, shape[2])), shape[:2], method="area"
+        )
+        return tf.cast(tf.round(resized), tf.uint8)
+
+    signature, cores = tf.TensorSpec(shape, tf.uint8), os.cpu_count() or 1
+    return tf.function(
+        lambda batch: tf.map_fn(
+            decode, batch, fn_output_signature=signature, parallel_iterations=cores
+        ),
+        input_signature=[tf.TensorSpec((None,), tf.string)],
+    )
 
 
 def _decode_batch(
