@@ -158,8 +158,8 @@ def _files_of(builder: Builder, split: str) -> list[tuple[str, int]]:
         return list(zip(map(str, info.filepaths), info.shard_lengths, strict=True))
     except _DAMAGED as error:
         raise UsageError(
-            f"Expected the names of the files of data set {builder.name!r} in its dataset_info.json "
-            f"at {builder.data_dir}, got none ({_one_line(error)}); prepare the data set again."
+            f"Expected the names of files in dataset_info.json at {builder.data_dir}, got none "
+            f"({_one_line(error)}); prepare the data set again."
         ) from error
 
 
