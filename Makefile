@@ -30,7 +30,7 @@ endef
 export CHECK_PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-long check format clean
+.PHONY: help quickstart test test-long check fuzz audit lock format clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,19 @@ check: $(DEVELOPMENT) ## check formatting, lint, types and structure, changing n
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
 	@$(BIN)/python tests/house/rules.py
+
+fuzz: $(DEVELOPMENT) ## damage files and flags at random, 10,000 of each kind, and print a table (half an hour)
+	@PYTHONPATH=tests:tests/tasks $(BIN)/python tests/faults/fuzz_readers.py --inputs=10000
+	@PYTHONPATH=tests:tests/tasks $(BIN)/python tests/faults/fuzz_flags.py --sets=2700
+
+audit: $(DEVELOPMENT) ## check the licences of dependencies, and the locked versions for known vulnerabilities
+	@$(BIN)/python tests/house/licences.py
+	@$(BIN)/python -m pip install --quiet pip-audit
+	@$(BIN)/python -m pip_audit --requirement requirements.lock --no-deps --disable-pip
+
+lock: $(DEVELOPMENT) ## write the installed versions to requirements.lock
+	@{ echo "# The versions that CI tests with, for Python 3.11 on Linux. \`make lock\` writes them again."; \
+	    $(BIN)/python -m pip freeze --exclude-editable; } > requirements.lock
 
 format: $(DEVELOPMENT) ## format, and mend the lint that mends itself
 	@$(BIN)/ruff format

@@ -31,6 +31,7 @@ from amaml_tf.comparison.workers import crew, serve
 from amaml_tf.errors import UsageError
 from amaml_tf.experiment import Experiment
 from amaml_tf.provenance import provenance
+from amaml_tf.user_files import user_path
 
 _METHOD = DEFINE_multi_string("method", [], 'A method, "LABEL: NAME=VALUE,...".')
 _SEARCH = DEFINE_multi_string("search", [], "Values to try, NAME=VALUE,VALUE,...")
@@ -71,7 +72,7 @@ def output() -> pathlib.Path:
     """
     if not _OUTPUT.value:
         raise UsageError("Expected --output, a folder for the results, got none; pass it.")
-    return pathlib.Path(_OUTPUT.value).expanduser()
+    return user_path(_OUTPUT.value)
 
 
 def run(kind: type[Experiment] = Experiment) -> None:

@@ -12,11 +12,10 @@ optimizer from the learned initialization:
 
 from __future__ import annotations
 
-import pathlib
-
 from absl.flags import DEFINE_string
 
 from amaml_tf.commands import flags, running
+from amaml_tf.commands.outputs import evaluation_file
 from amaml_tf.commands.reporting import report_evaluation
 from amaml_tf.evaluation import EVALUATION_FILE
 from amaml_tf.experiment import Experiment
@@ -30,11 +29,11 @@ _EVALUATION_FILE = DEFINE_string(
 def main(kind: type[Experiment] = Experiment) -> None:
     """Evaluates the newest checkpoint of a run."""
     experiment, workdir = flags.trained_experiment(kind), flags.workdir()
+    path = evaluation_file(_EVALUATION_FILE.value or str(workdir / EVALUATION_FILE), workdir)
     require_checkpoint(workdir)  # before the data, which can take a while
     family = experiment.make_family()
     learner = experiment.make_learner(family)
     step = restore(learner, workdir)
-    path = pathlib.Path(_EVALUATION_FILE.value or workdir / EVALUATION_FILE)
     report_evaluation(experiment, family, learner, step, path)
 
 

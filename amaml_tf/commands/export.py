@@ -11,6 +11,7 @@ from __future__ import annotations
 from absl.flags import DEFINE_integer, DEFINE_string
 
 from amaml_tf.commands import flags, running
+from amaml_tf.commands.outputs import export_folder
 from amaml_tf.experiment import Experiment
 from amaml_tf.saved_model import save_initialization
 from amaml_tf.training import require_checkpoint, restore
@@ -26,10 +27,11 @@ _VERSION = DEFINE_integer(
 def main(kind: type[Experiment] = Experiment) -> None:
     """Exports the newest checkpoint of a run."""
     experiment, workdir = flags.trained_experiment(kind), flags.workdir()
+    folder = export_folder(_EXPORT_DIR.value or str(workdir / "export"), workdir)
     require_checkpoint(workdir)  # before the data, which can take a while
     learner = experiment.make_learner(experiment.make_family())
     step = restore(learner, workdir)
-    written = save_initialization(learner, _EXPORT_DIR.value or workdir / "export", _VERSION.value)
+    written = save_initialization(learner, folder, _VERSION.value)
     print(f"Initialization after meta-step {step} written to {written}.")
 
 

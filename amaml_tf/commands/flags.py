@@ -21,6 +21,7 @@ from amaml_tf.experiment.declaration import (
     settings_of,
 )
 from amaml_tf.experiment.factories import arguments_of
+from amaml_tf.user_files import user_path
 
 FLAGS = flags.FLAGS
 
@@ -59,7 +60,7 @@ def workdir() -> pathlib.Path:
         raise UsageError(
             "Expected --workdir, the folder of the run, got none; pass --workdir=FOLDER."
         )
-    return pathlib.Path(FLAGS.workdir).expanduser()
+    return user_path(FLAGS.workdir)
 
 
 def read(kind: type[D]) -> D:

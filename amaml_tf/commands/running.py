@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import pathlib
 import sys
 from collections.abc import Callable
 
-from absl import app, flags, logging
+import tensorflow as tf
+from absl import app, flags
+from absl import logging as absl_logging
 
+from amaml_tf.commands import flag_files
 from amaml_tf.commands.flags import define
 from amaml_tf.errors import TOLD, UsageError
 from amaml_tf.experiment import Experiment
@@ -31,7 +36,11 @@ def run(main: Callable[[type[Experiment]], None], kind: type[Experiment] = Exper
 
     def guarded(arguments: list[str]) -> None:
         if not FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.ERROR)  # TensorFlow notes much that is no news
+            absl_logging.set_verbosity(absl_logging.ERROR)  # TensorFlow notes much that is no news
+        logging.getLogger("amaml_tf").setLevel(logging.WARNING)  # tells what was left out of data
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a path can be no text
         execution.compile_quickly()
         try:
             if arguments[1:]:
@@ -44,9 +53,15 @@ def run(main: Callable[[type[Experiment]], None], kind: type[Experiment] = Exper
             sys.exit(130)
         except TOLD as error:
             sys.exit(f"{name}: {error}")
+        except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+            reason = " ".join(str(error).split())
+            sys.exit(
+                f"{name}: Expected settings whose run fits in memory, got more ({reason:.200}); "
+                "choose smaller sizes."
+            )
 
     define(kind)
     for module in ("amaml_tf.commands.flags", main.__module__):
         for flag in FLAGS.get_flags_for_module(module):
             FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # so that --help shows them
-    app.run(guarded)
+    app.run(guarded, flags_parser=flag_files.parse)

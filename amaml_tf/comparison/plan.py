@@ -6,6 +6,7 @@ import dataclasses
 
 from amaml_tf.errors import UsageError
 from amaml_tf.experiment.declaration import Declared, setting
+from amaml_tf.experiment.settings import MOST_SEED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,8 +19,8 @@ class Plan(Declared):
         UsageError: a value is out of range, or two values do not fit together.
     """
 
-    seeds: tuple[int, ...] = setting("Seeds of the final runs.", (0, 1, 2), least=0)
-    search_seed: int = setting("Seed of the search's runs.", 1000, least=0)
+    seeds: tuple[int, ...] = setting("Seeds of the final runs.", (0, 1, 2), least=0, most=MOST_SEED)
+    search_seed: int = setting("Seed of the search's runs.", 1000, least=0, most=MOST_SEED)
     search_meta_steps: int = setting("Meta-updates of the search's runs.", 300, least=1)
     budget_seconds: float | None = setting(
         "Seconds of training, from the end of the first meta-step (so without compilation) and "

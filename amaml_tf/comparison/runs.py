@@ -25,6 +25,7 @@ from amaml_tf.experiment.factories import arguments_of
 from amaml_tf.files import write_atomically
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.training import LOG_FILE, Checkpoints, train
+from amaml_tf.user_files import read_json
 
 RESULT_FILE = "result.json"
 
@@ -73,7 +74,12 @@ def result_of(run: Run, folder: pathlib.Path) -> dict[str, Any] | None:
     path = folder / run.name / RESULT_FILE
     if not path.is_file():
         return None
-    result = json.loads(path.read_text(encoding="utf-8"))
+    result = read_json(path, "the result of a run")
+    if not isinstance(result, dict) or "settings" not in (result.get("run") or {}):
+        raise UsageError(
+            f"Expected the result of a run, got {path} with another structure; remove it, and the "
+            "run is done again."
+        )
     old, new = result["run"], run.identity()
     flat_old, flat_new = old | old["settings"], new | new["settings"]
     differing = [n for n in flat_new if n != "settings" and flat_new[n] != flat_old.get(n)]

@@ -9,7 +9,7 @@ reading and writing of `config.json`, and the `NAME=VALUE` of a comparison all c
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +23,9 @@ Value: TypeAlias = str | int | float | bool | tuple[str | int | float, ...] | No
 #: When a run may have another value of a setting than it began with: never; where its result is
 #: evaluated or exported; where it is resumed, evaluated or exported.
 NEVER, IN_EVALUATION, ON_RESUMING = range(3)
+
+#: The largest whole number, unless the setting says otherwise: what is larger fits in no memory.
+MOST_OF_A_SIZE = 10**6
 
 # Of a kind: one value, several of them, and an example of these.
 _WORDS = {
@@ -51,6 +54,7 @@ class Setting:
         argument: the name of that argument.
         least: the smallest number allowed; None: any.
         above: what a number must be larger than; None: anything.
+        most: the largest number allowed; None: any, but of whole numbers `MOST_OF_A_SIZE`.
         choices: gives the words allowed; None: any.
         may_change: NEVER, IN_EVALUATION or ON_RESUMING.
     """
@@ -64,6 +68,7 @@ class Setting:
     argument: str
     least: float | None
     above: float | None
+    most: float | None
     choices: Callable[[], Iterable[str]] | None
     may_change: int
 
@@ -94,8 +99,11 @@ class Setting:
         if self.least is not None and not value >= self.least:  # type: ignore[operator]
             verb = "of" if self.kind is float else "to be"
             raise self._error(f"{verb} {self.least:g} or more", value)
-        if not math.isfinite(value):  # type: ignore[arg-type]
+        if not abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
             raise self._error("to be a finite number", value)
+        most = MOST_OF_A_SIZE if self.most is None and self.kind is int else self.most
+        if most is not None and value > most:  # type: ignore[operator]
+            raise self._error(f"to be {most:.12g} or less", value)
 
     def read(self, text: str, separator: str = ",") -> Value:
         """Returns the value that `text` stands for, with `separator` between elements of a list.
@@ -142,6 +150,7 @@ def setting(
     argument: str | None = None,
     least: float | None = None,
     above: float | None = None,
+    most: float | None = None,
     choices: Callable[[], Iterable[str]] | None = None,
     may_change: int = NEVER,
 ) -> typing.Any:
@@ -155,6 +164,7 @@ def setting(
         "argument": argument,
         "least": least,
         "above": above,
+        "most": most,
         "choices": choices,
         "may_change": may_change,
     }

@@ -17,7 +17,11 @@ from amaml_tf.experiment.declaration import (
 from amaml_tf.flow.gradient_flow import ADJOINTS
 from amaml_tf.functional import execution
 from amaml_tf.learner.meta_learner import ON_FAILURE
+from amaml_tf.solvers.method import MOST_STEPS
 from amaml_tf.tasks.functions.paper_functions import VARIANTS
+
+# TensorFlow counts in 32 bits. Sizes, which have no `most` of their own, end at a million.
+MOST_META_STEPS, MOST_SEED = 10**9, 2**31 - 1
 
 
 def _adjoint_solvers() -> list[str]:
@@ -52,30 +56,35 @@ class Settings(Declared):
         "Query examples of a task (classification: of each class).", of="task", least=1
     )
     num_test_support: int | None = setting(
-        "num_support of validation and test tasks.",
-        of="task",
-        least=1,
-        may_change=IN_EVALUATION,
+        "num_support of validation and test tasks.", of="task", least=1, may_change=IN_EVALUATION
     )
     num_test_query: int | None = setting(
         "num_query of validation and test tasks.", of="task", least=1, may_change=IN_EVALUATION
     )
     dimension: int | None = setting("Coordinates of x.", of="task", least=1)
     num_tasks: int | None = setting("Tasks in each split.", of="task", least=1)
-    task_seed: int | None = setting("Which tasks of a synthetic family.", of="task", least=0)
+    task_seed: int | None = setting(
+        "Which tasks of a synthetic family.", of="task", least=0, most=MOST_SEED
+    )
     variant: str | None = setting(
         "Whose definition of the functions.", of="task", choices=lambda: VARIANTS
     )
     dataset: str | None = setting(
         "Name of the data set, such as cifar100.", of="task", argument="name"
     )
-    image_size: int | None = setting("Height and width of images.", of="task", least=1)
+    image_size: int | None = setting("Height and width of images.", of="task", least=1, most=4096)
     channels: int | None = setting("1 (grey) or 3 (RGB).", of="task", least=1)
     class_split_file: str | None = setting(
         "JSON file that divides the classes into splits.", of="task"
     )
     split_seed: int | None = setting(
-        "Which random division of classes or users.", of="task", least=0
+        "Which random division of classes or users.", of="task", least=0, most=MOST_SEED
+    )
+    max_corrupt: int | None = setting(
+        "Corrupt rows or images that may be left out of the data. Each is logged. Default: 0.",
+        of="task",
+        least=0,
+        may_change=ON_RESUMING,
     )
     num_factors: int | None = setting(
         "Latent factors among an item's features.", of="task", least=1
@@ -90,7 +99,7 @@ class Settings(Declared):
     )
     activation: str | None = setting("Activation of the hidden layers.", of="model")
     filters: int | None = setting("Channels of every convolution.", of="model", least=1)
-    num_blocks: int | None = setting("Number of convolutions.", of="model", least=1)
+    num_blocks: int | None = setting("Number of convolutions.", of="model", least=1, most=100)
     downsampling: str | None = setting(
         "How a convolution halves the image.", of="model", choices=lambda: models.DOWNSAMPLINGS
     )
@@ -122,6 +131,7 @@ class Settings(Declared):
         "Inner steps of algorithms without an ODE solver.",
         of="algorithm",
         least=1,
+        most=MOST_STEPS,
         may_change=IN_EVALUATION,
     )
     rtol: float | None = setting(
@@ -138,7 +148,7 @@ class Settings(Declared):
     )
     # A cap on the steps, and what follows a failure, change nothing in the steps that a run took.
     max_num_steps: int | None = setting(
-        "Cap on the solver's steps.", of="solver", least=1, may_change=ON_RESUMING
+        "Cap on the solver's steps.", of="solver", least=1, most=MOST_STEPS, may_change=ON_RESUMING
     )
     adjoint: str | None = setting(
         "How the meta-gradient is computed.",
@@ -156,6 +166,7 @@ class Settings(Declared):
         "States that a buffer of the inner run holds, a power of two. Default: 128 MiB.",
         of="flow",
         least=2,
+        most=2**24,
         may_change=ON_RESUMING,
     )
     adapted_layers: tuple[str, ...] | None = setting(
@@ -178,7 +189,7 @@ class Settings(Declared):
         may_change=IN_EVALUATION,
     )
     num_cg_steps: int | None = setting(
-        "Most steps of conjugate gradients for a meta-gradient.", of="algorithm", least=1
+        "Most steps of conjugate gradients of a meta-gradient.", of="algorithm", least=1
     )
     cg_damping: float | None = setting(
         "Added to proximal_weight in the meta-gradient.", of="algorithm", least=0
@@ -189,15 +200,17 @@ class Settings(Declared):
         may_change=ON_RESUMING,
     )
 
-    seed: int = setting("Of the first weights and of the stream of episodes.", 0, least=0)
+    seed: int = setting(
+        "Of the first weights and of the stream of episodes.", 0, least=0, most=MOST_SEED
+    )
     num_meta_steps: int = setting(
-        "Meta-updates to train for.", 1000, least=1, may_change=ON_RESUMING
+        "Meta-updates to train for.", 1000, least=1, most=MOST_META_STEPS, may_change=ON_RESUMING
     )
     meta_batch_size: int = setting("Tasks in a meta-update.", 5, least=1)
     optimizer: str = setting("Name of the Keras optimizer of the meta-updates.", "adam")
     meta_learning_rate: float = setting("Learning rate of the meta-updates.", 1e-3, above=0)
     decay_steps: int | None = setting(
-        "Meta-steps over which the rate falls to 0 along a cosine. Default: it stays.", above=0
+        "Meta-steps in which the rate falls to 0 on a cosine.", above=0, most=MOST_META_STEPS
     )
     clip_norm: float | None = setting("Largest norm of a meta-gradient. Default: any.", above=0)
     task_clip_norm: float | None = setting(
@@ -216,10 +229,18 @@ class Settings(Declared):
         may_change=ON_RESUMING,
     )
     log_every: int = setting(
-        "Meta-steps between two entries of the logs.", 100, least=1, may_change=ON_RESUMING
+        "Meta-steps between two entries of the logs.",
+        100,
+        least=1,
+        most=MOST_META_STEPS,
+        may_change=ON_RESUMING,
     )
     checkpoint_every: int = setting(
-        "Meta-steps between two checkpoints.", 500, least=1, may_change=ON_RESUMING
+        "Meta-steps between two checkpoints.",
+        500,
+        least=1,
+        most=MOST_META_STEPS,
+        may_change=ON_RESUMING,
     )
 
     num_eval_episodes: int = setting(
@@ -228,7 +249,9 @@ class Settings(Declared):
     eval_batch_size: int = setting(
         "Episodes to evaluate at a time.", 20, least=1, may_change=ON_RESUMING
     )
-    eval_seed: int = setting("Which unseen episodes.", 0, least=0, may_change=ON_RESUMING)
+    eval_seed: int = setting(
+        "Which unseen episodes.", 0, least=0, most=MOST_SEED, may_change=ON_RESUMING
+    )
     eval_split: str = setting(
         "Whose episodes.",
         "test",
@@ -246,7 +269,9 @@ class Settings(Declared):
         "Weight decay of --eval_optimizer.", least=0, may_change=ON_RESUMING
     )
     eval_steps: tuple[int, ...] | None = setting(
-        "Numbers of steps of --eval_optimizer to measure at: 10,100,1000.", may_change=ON_RESUMING
+        "Numbers of steps of --eval_optimizer to measure at: 10,100,1000.",
+        most=MOST_STEPS,
+        may_change=ON_RESUMING,
     )
     eval_all_layers: bool | None = setting(
         "--eval_optimizer trains all layers, not only those that the algorithm adapts.",

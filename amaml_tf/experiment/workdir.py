@@ -13,6 +13,7 @@ from amaml_tf.experiment.declaration import ON_RESUMING
 from amaml_tf.experiment.settings import Settings
 from amaml_tf.files import write_atomically
 from amaml_tf.training import has_checkpoint
+from amaml_tf.user_files import read_json
 
 CONFIG_FILE = "config.json"
 
@@ -51,9 +52,15 @@ class RunSettings(Settings):
                 f"Expected workdir to be the folder of a run, got {workdir} without a "
                 f"{CONFIG_FILE}; train there first, or pass the right folder."
             )
+        values = read_json(path, "the settings of a run")
+        if not isinstance(values, dict):
+            raise UsageError(
+                f"Expected the settings of a run, got {path} with another structure; restore the "
+                "file, or pass another workdir."
+            )
         try:
-            return cls.from_values(json.loads(path.read_text(encoding="utf-8")))
-        except (AttributeError, TypeError, ValueError) as error:
+            return cls.from_values(values)
+        except UsageError as error:
             raise UsageError(
                 f"Expected {path} to hold the settings of a run of this version, got a file that "
                 f"does not ({error}); use the version that wrote it, or another workdir."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -72,10 +73,14 @@ class GradientFlow:
     proximal_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.final_time > 0:
-            raise UsageError(f"Expected final_time to be above 0, got {self.final_time}.")
-        if not self.proximal_weight >= 0:
-            raise UsageError(f"Expected proximal_weight to be >= 0, got {self.proximal_weight}.")
+        if not 0 < self.final_time < math.inf:
+            raise UsageError(
+                f"Expected final_time to be above 0 and finite, got {self.final_time}."
+            )
+        if not 0 <= self.proximal_weight < math.inf:
+            raise UsageError(
+                f"Expected proximal_weight to be >= 0 and finite, got {self.proximal_weight}."
+            )
         if self.adjoint not in ADJOINTS:
             raise UsageError(f"Expected adjoint to be one of {ADJOINTS}, got {self.adjoint!r}.")
         k = self.max_checkpoints
@@ -93,6 +98,8 @@ class GradientFlow:
                 f"{type(self.solver).__name__}, whose steps cannot be differentiated. Use "
                 "adjoint='continuous'."
             )
+        if isinstance(self.solver, OneStepSolver) and not self.solver.adaptive:
+            num_fixed_steps(self.solver.step_size, float(self.final_time))  # refuses too many
 
     @property
     def max_num_steps(self) -> int | None:

@@ -163,6 +163,7 @@ class MetaLearner(EpisodeFunctions, keras.Model):
         # The optimizer divides what it applies by the scale of the loss, if it has one.
         gradients = [self.optimizer.scale_loss(gradient) for gradient in gradients]
         self.optimizer.apply(gradients, self.trainable_variables)
+        self._programs.gradients.note()
         self.function.advance_noise()
         return self._log(data, (result.losses, result.outputs), before, result.diagnostics)
 

@@ -5,6 +5,7 @@ How they are executed is decided when the first one is traced, by trying.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from amaml_tf.functional import execution
 from amaml_tf.functional.execution import Execution
 from amaml_tf.functional.model import FunctionalModel, State
 from amaml_tf.learner.curves import Predictions
+from amaml_tf.learner.registered_gradients import RegisteredGradients
 from amaml_tf.solvers.diagnostics import Diagnostics
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -65,12 +67,22 @@ class Programs:
         self._run_eagerly = run_eagerly
         self._tried: set[str] = set()
         self._lock = threading.Lock()
+        #: Frees the graphs of these programs with them. A program around them notes its own.
+        self.gradients = RegisteredGradients(self)
         # For support sets of any size: XLA would compile anew for each.
         self._adapt_one = self._compiled(self._adapt_one_task, reduce_retracing=True)
         self._arrange(self._ways[0])
 
     def _compiled(self, program: F, **options: bool) -> F:
-        return program if self._run_eagerly else tf.function(program, autograph=False, **options)
+        gradients = self.gradients
+
+        @functools.wraps(program)
+        def noted(*arguments: object) -> object:
+            results = program(*arguments)
+            gradients.note()
+            return results
+
+        return program if self._run_eagerly else tf.function(noted, autograph=False, **options)
 
     def _arrange(self, way: Execution) -> None:
         self.execution = way

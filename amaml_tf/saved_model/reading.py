@@ -32,7 +32,10 @@ def load_initialization(
             "with tf.saved_model.load, or export the initialization again."
         )
     try:
-        return keras.models.load_model(path, custom_objects=custom_objects, compile=False)
+        # Safe mode runs no code that the file holds, whatever the process has allowed elsewhere.
+        return keras.models.load_model(
+            path, custom_objects=custom_objects, compile=False, safe_mode=True
+        )
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"Expected {path} to hold a model that Keras can build again, got {_reason(error)!r}; "

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from amaml_tf.errors import UsageError
 from amaml_tf.solvers.explicit_runge_kutta import ExplicitRungeKutta
+from amaml_tf.solvers.method import MOST_STEPS
 from amaml_tf.solvers.tfp_solver import AdjointSolverFn
 
 
@@ -38,9 +41,11 @@ class FixedStepSolver(ExplicitRungeKutta):
             validate_args=validate_args,
             name=name,
         )
-        if not step_size > 0:
-            raise UsageError(f"Expected step_size to be above 0, got {step_size}.")
-        if max_num_steps is not None and max_num_steps < 1:
-            raise UsageError(f"Expected max_num_steps to be None or >= 1, got {max_num_steps}.")
+        if not 0 < step_size < math.inf:
+            raise UsageError(f"Expected step_size to be above 0 and finite, got {step_size}.")
+        if max_num_steps is not None and not 1 <= max_num_steps <= MOST_STEPS:
+            raise UsageError(
+                f"Expected max_num_steps to be None or from 1 to {MOST_STEPS}, got {max_num_steps}."
+            )
         self.step_size = float(step_size)
         self.max_num_steps = max_num_steps

@@ -35,6 +35,10 @@ class Step(NamedTuple):
     points: tf.TensorArray | None
 
 
+#: The largest cap on the steps of a solve, which keeps some numbers of every step.
+MOST_STEPS = 10**7
+
+
 class Method(abc.ABC):
     """An explicit one-step method in which every row has its own step size."""
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from amaml_tf.errors import UsageError
 from amaml_tf.solvers.diagnostics import Diagnostics
-from amaml_tf.solvers.method import Memory, Method
+from amaml_tf.solvers.method import MOST_STEPS, Memory, Method
 from amaml_tf.solvers.trajectory import Trajectory
 
 # A fixed step may be longer than requested by this fraction: 0.3 / 0.1 is three steps, not four.
@@ -76,8 +76,18 @@ def as_tensor(value: npt.ArrayLike | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 
 def num_fixed_steps(step_size: float, interval: float) -> int:
-    """Returns the number of equal steps, none longer than `step_size`, that cover `interval`."""
-    return max(int(np.ceil(interval / step_size * (1 - _STEP_COUNT_SLACK))), 1)
+    """Returns the number of equal steps, none longer than `step_size`, that cover `interval`.
+
+    Raises:
+        UsageError: these are more than `MOST_STEPS`.
+    """
+    number = interval / step_size * (1 - _STEP_COUNT_SLACK)
+    if not number <= MOST_STEPS:
+        raise UsageError(
+            f"Expected a time of at most {MOST_STEPS} steps of {step_size:g}, got {interval:g}; "
+            "choose a shorter time, or longer steps."
+        )
+    return max(int(np.ceil(number)), 1)
 
 
 def num_fixed_steps_of_rows(step_size: float, interval: tf.Tensor) -> tf.Tensor:

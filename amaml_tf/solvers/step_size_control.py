@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import tensorflow as tf
 
 from amaml_tf.errors import UsageError
+from amaml_tf.solvers.method import MOST_STEPS
 
 
 class StepSizeControl:
@@ -39,8 +42,8 @@ class StepSizeControl:
         max_num_steps: int,
     ) -> None:
         in_range = {
-            "rtol": (rtol, rtol > 0, "above 0"),
-            "atol": (atol, atol > 0, "above 0"),
+            "rtol": (rtol, 0 < rtol < math.inf, "above 0 and finite"),
+            "atol": (atol, 0 < atol < math.inf, "above 0 and finite"),
             "first_step_size": (
                 first_step_size,
                 first_step_size is None or first_step_size > 0,
@@ -53,7 +56,11 @@ class StepSizeControl:
                 "in (0, 1)",
             ),
             "max_step_size_factor": (max_step_size_factor, max_step_size_factor > 1, "above 1"),
-            "max_num_steps": (max_num_steps, max_num_steps >= 1, "at least 1"),
+            "max_num_steps": (
+                max_num_steps,
+                1 <= max_num_steps <= MOST_STEPS,
+                f"from 1 to {MOST_STEPS}",
+            ),
         }
         for name, (value, accepted, expected) in in_range.items():
             if not accepted:

@@ -1,13 +1,12 @@
 """Division of classes into training, validation and test splits: by seed or by name."""
 
-import json
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from amaml_tf.errors import UsageError
 from amaml_tf.tasks.base import SPLITS
+from amaml_tf.user_files import read_json
 
 # Shares of the classes for training, validation and testing in CIFAR-FS and miniImageNet.
 SHARES = (0.64, 0.16, 0.20)
@@ -44,34 +43,37 @@ def split_by_seed(
     return {split: sorted(part.tolist()) for split, part in zip(SPLITS, parts, strict=True)}
 
 
-def split_by_names(class_names: Sequence[str], split: Mapping[str, Sequence[str]]) -> ClassSplit:
+def split_by_names(
+    class_names: Sequence[str], split: Mapping[str, Sequence[str]], where: str = "the division"
+) -> ClassSplit:
     """Returns the division that lists of class names give; classes in no list are left out.
 
     Args:
         class_names: name of each class, by label.
         split: names of the classes of "train", "validation" and "test".
+        where: the division is written, for messages.
 
     Returns:
         Labels of the classes of each split.
 
     Raises:
-        UsageError: an unknown split or class, or a class in two splits.
+        UsageError: an unknown split or class, or a class that is there twice.
     """
     labels = {name: label for label, name in enumerate(class_names)}
     taken: dict[str, str] = {}
     for part, names in split.items():
         if part not in SPLITS:
-            raise UsageError(f"Expected splits {SPLITS}, got {part!r}; rename it.")
+            raise UsageError(f"Expected splits {SPLITS}, got {part!r} in {where}; rename it.")
         for name in names:
             if name not in labels:
                 raise UsageError(
-                    f"Expected classes of the data set in split {part!r}, got {name!r}; use names "
-                    f"such as {list(class_names[:3])}."
+                    f"Expected classes of the data set in split {part!r}, got {name!r} in {where}; "
+                    f"use names such as {list(class_names[:3])}."
                 )
             if name in taken:
                 raise UsageError(
                     f"Expected every class once, got {name!r} in splits {taken[name]!r} and "
-                    f"{part!r}; remove it from one."
+                    f"{part!r} in {where}; remove it from one."
                 )
             taken[name] = part
     return {part: [labels[name] for name in names] for part, names in split.items()}
@@ -80,17 +82,18 @@ def split_by_names(class_names: Sequence[str], split: Mapping[str, Sequence[str]
 def read_split_file(path: str) -> dict[str, list[str]]:
     """Reads `{"train": [names], "validation": [names], "test": [names]}` from a JSON file.
 
+    A split may be left out, except "train".
+
     Raises:
         UsageError: the file does not exist, or it holds something else.
     """
-    file = pathlib.Path(path).expanduser()
     expected = 'a JSON file {"train": [class names], "validation": [...], "test": [...]}'
-    if not file.is_file():
-        raise UsageError(f"Expected {expected}, got no file at {path}; check the path.")
-    try:
-        split = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"Expected {expected}, got {path}: {error}; correct it.") from error
-    if not isinstance(split, dict) or not all(isinstance(each, list) for each in split.values()):
+    split = read_json(path, expected)
+    if not isinstance(split, dict) or not all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+        for names in split.values()
+    ):
         raise UsageError(f"Expected {expected}, got another structure in {path}; correct it.")
+    if not split.get("train"):
+        raise UsageError(f"Expected {expected}, got no classes for training in {path}; add some.")
     return split

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from amaml_tf.errors import UsageError
 from amaml_tf.tasks.base import SPLITS, TaskFamily
+from amaml_tf.tasks.yielded import as_dtype, as_numbers
 
 Array: TypeAlias = np.ndarray | tf.Tensor
 #: `((support_x, support_y), (query_x, query_y))` of one task.
@@ -18,6 +19,9 @@ Episode: TypeAlias = tuple[tuple[Array, Array], tuple[Array, Array]]
 Specs: TypeAlias = tuple[tuple[tf.TensorSpec, tf.TensorSpec], tuple[tf.TensorSpec, tf.TensorSpec]]
 #: A function that makes one episode of a split, or a generator function that yields episodes.
 EpisodeFunction: TypeAlias = Callable[[str, np.random.Generator], Episode | Iterator[Episode]]
+
+# The arrays of an episode, for messages.
+_NAMES = ("support_x", "support_y", "query_x", "query_y")
 
 
 def from_function(
@@ -137,10 +141,9 @@ class _CustomTasks(TaskFamily):
         return examples(num_support), examples(num_query)
 
     def _require_shapes(self, episode: Episode | Specs, split: str) -> None:
-        names = ("support_x", "support_y", "query_x", "query_y")
         expected_specs = tf.nest.flatten(self._signature(split))
         for name, expected, came in zip(
-            names, expected_specs, tf.nest.flatten(episode), strict=True
+            _NAMES, expected_specs, tf.nest.flatten(episode), strict=True
         ):
             if tuple(came.shape) != tuple(expected.shape):
                 raise UsageError(
@@ -196,8 +199,9 @@ class _FunctionTasks(_CustomTasks):
             )
         for episode in episodes:
             (support_x, support_y), (query_x, query_y) = _as_episode(episode, split)
-            support = np.asarray(support_x), np.asarray(support_y)
-            yield support, (np.asarray(query_x), np.asarray(query_y))
+            arrays = (support_x, support_y, query_x, query_y)
+            numbers = [as_numbers(*each, split) for each in zip(arrays, _NAMES, strict=True)]
+            yield (numbers[0], numbers[1]), (numbers[2], numbers[3])
 
     def _checked(self, episode: Episode, split: str) -> Episode:
         self._require_shapes(episode, split)
@@ -205,9 +209,10 @@ class _FunctionTasks(_CustomTasks):
             for _, labels in episode:
                 self._require_labels(labels, split)
         return tf.nest.map_structure(
-            lambda spec, array: array.astype(spec.dtype.as_numpy_dtype),
+            lambda spec, array, name: as_dtype(array, spec.dtype, name, split),
             self._signature(split),
             episode,
+            (_NAMES[:2], _NAMES[2:]),
         )
 
     def _require_labels(self, labels: np.ndarray, split: str) -> None:

@@ -1,11 +1,14 @@
 """The rules of the house hold, and would notice if they did not."""
 
+import configparser
 import pathlib
 import re
 
 import file_tree
+import licences
 import pytest
 import rules
+from packaging.specifiers import SpecifierSet
 
 DOCUMENT = rules.ROOT / "docs" / "architecture.md"
 
@@ -124,3 +127,19 @@ def test_a_bare_any_is_found(tmp_path, signature, is_bare):
     body = signature.replace("(", "(self, ")
     path.write_text(f"class A:\n    {body}: ...\n")
     assert bool(list(rules.bare_any(path))) == is_bare
+
+
+def test_licences_fit():
+    assert not list(licences.unfit())
+
+
+def test_the_lock_file_satisfies_the_declared_requirements():
+    """`make lock` writes it again."""
+    lines = (rules.ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    locked = dict(line.replace("_", "-").split("==") for line in lines if "==" in line)
+    declared = configparser.ConfigParser()
+    declared.read(rules.ROOT / "setup.cfg")
+    for text in declared["options"]["install_requires"].splitlines():
+        found = re.match(r"([\w-]+)(.*?)(;.*)?$", text.split("#")[0].strip())
+        if found and found[1] and not found[3]:
+            assert SpecifierSet(found[2]).contains(locked[found[1]]), text

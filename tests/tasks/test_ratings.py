@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from amaml_tf import tasks
 from amaml_tf.tasks.ratings.item_features import item_features
-from amaml_tf.tasks.ratings.ratings_csv import read_ratings_csv
 from amaml_tf.tasks.ratings.ratings_family import Ratings
+from amaml_tf.tasks.ratings.ratings_file import read_ratings_csv
 
 NUM_USERS, NUM_ITEMS, K, Q = 60, 30, 3, 4
 
@@ -218,8 +218,9 @@ def test_csv_without_names_and_times_keeps_the_order_of_the_lines(tmp_path):
         ("", r"Expected lines user,item,rating\[,time\], got none"),
         ("a,b,3\na,c,good\n", "with numbers for rating and time, got 'a,c,good'"),
         ("a,b,3\na,c,4,5\n", "got 'a,c,4,5'"),
-        ("a,b\n", "got none"),
-        ("a,b,nan\na,b,inf", "got 'a,b,inf'"),
+        ("a,b\n", "or first a header .*got 'a,b' in .*, line 1; correct"),
+        ("a,b,nan\na,b,inf", "got 'a,b,nan' in .*, line 1"),
+        ("a,b,4\na,b,inf", "got 'a,b,inf' in .*, line 2"),
     ],
 )
 def test_wrong_csv(tmp_path, text, message):

@@ -1,14 +1,20 @@
-"""Labelled images in memory, and the decoding of image files."""
+"""Labelled images in memory, and the decoding of images."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+import os
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from amaml_tf.errors import UsageError
+from amaml_tf.tasks.corrupt import CorruptData
+from amaml_tf.tasks.images.encoded_images import CheckedImage, EncodedImage, checked
 
+# At most so many images, and about so many pixels, are decoded at a time.
 DECODE_BATCH = 256
+DECODE_PIXELS = 2**27
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,42 +33,105 @@ class LabelledImages:
 
 
 def decode_images(
-    encoded: tf.data.Dataset, shape: tuple[int, int, int], *, same_size: bool
+    encoded: Iterable[EncodedImage],
+    shape: tuple[int, int, int],
+    *,
+    corrupt: CorruptData,
+    stored_size: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decodes images on all cores and resizes them by area.
 
     Args:
-        encoded: pairs of an encoded image (PNG, JPEG, BMP or GIF; scalar string) and a label
-            (scalar integer).
+        encoded: the images (PNG, JPEG, BMP or GIF, of which the first frame counts).
         shape: height, width and channels (1: grey, 3: RGB) of the result.
-        same_size: whether all images have the same size and can be resized in batches.
+        corrupt: counts the images that are left out because they cannot be decoded.
+        stored_size: height and width that all images must have; None: any.
 
     Returns:
         Images, uint8 of shape [images, *shape], and their labels, of shape [images].
 
     Raises:
-        UsageError: an image cannot be decoded.
+        UsageError: `shape` has other channels, there are more corrupt images than `corrupt` leaves
+            out, or no sound one.
     """
-
-    def decode(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.io.decode_image(image, channels=shape[2], expand_animations=False), label
-
-    def resize(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        if image.shape[-3:-1] == shape[:2]:
-            return image, label
-        resized = tf.image.resize(image, shape[:2], method="area")
-        return tf.cast(tf.round(resized), tf.uint8), label
-
-    images = encoded.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-    if same_size:
-        images = images.batch(DECODE_BATCH).map(resize, num_parallel_calls=tf.data.AUTOTUNE)
-    else:
-        images = images.map(resize, num_parallel_calls=tf.data.AUTOTUNE).batch(DECODE_BATCH)
-    try:
-        batches, labels = zip(*images.as_numpy_iterator(), strict=True)
-    except tf.errors.InvalidArgumentError as error:
+    if shape[2] not in (1, 3):
         raise UsageError(
-            f"Expected images that TensorFlow can decode, got a broken one ({error.message:.200}); "
-            "remove or repair it."
-        ) from error
-    return np.concatenate(batches), np.concatenate(labels)
+            f"Expected channels to be 1 (grey) or 3 (RGB), got {shape[2]}; pass one of them."
+        )
+    decode_all = _decoder(shape)
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    with tf.device("CPU"):
+        for batch in _batches(checked(encoded, corrupt, stored_size)):
+            decoded, sound = _decode_batch(decode_all, batch, corrupt)
+            images += decoded
+            labels += sound
+    corrupt.report(corrupt.count + len(labels))
+    if not labels:
+        raise UsageError("Expected images, got none that can be decoded; pass others.")
+    return np.concatenate(images), np.array(labels)
+
+
+@functools.lru_cache(maxsize=8)
+def _decoder(shape: tuple[int, int, int]) -> tf.types.experimental.GenericFunction:
+    """Returns what decodes a batch of images and resizes them to `shape`."""
+
+    def decode(data: tf.Tensor) -> tf.Tensor:
+        image = tf.io.decode_image(data, channels=shape[2], expand_animations=False)
+        resized = tf.image.resize(
+            tf.ensure_shape(image, (None, None, shape[2])), shape[:2], method="area"
+        )
+        return tf.cast(tf.round(resized), tf.uint8)
+
+    signature, cores = tf.TensorSpec(shape, tf.uint8), os.cpu_count() or 1
+    return tf.function(
+        lambda batch: tf.map_fn(
+            decode, batch, fn_output_signature=signature, parallel_iterations=cores
+        ),
+        input_signature=[tf.TensorSpec((None,), tf.string)],
+    )
+
+
+def _decode_batch(
+    decode_all: tf.types.experimental.GenericFunction,
+    batch: Sequence[EncodedImage],
+    corrupt: CorruptData,
+) -> tuple[list[np.ndarray], list[int]]:
+    """Returns the decoded images of a batch, as arrays of one or more, and their labels."""
+    try:
+        together = decode_all(tf.constant([each.data for each in batch])).numpy()
+    except tf.errors.InvalidArgumentError as error:
+        if len(batch) == 1:
+            reason = " ".join(error.message.split())
+            corrupt.leave_out(batch[0].where, "an image that is whole", f"({reason:.100})")
+            return [], []
+        # TensorFlow does not say which image it is.
+        alone = [_decode_batch(decode_all, [each], corrupt) for each in batch]
+        return [each for images, _ in alone for each in images], [n for _, ns in alone for n in ns]
+    return [together], [each.label for each in batch]
+
+
+def _batches(images: Iterator[CheckedImage]) -> Iterator[list[EncodedImage]]:
+    """Yields the images in batches of bounded size."""
+    batch: list[EncodedImage] = []
+    pixels = 0
+    for image in images:
+        batch.append(image.encoded)
+        pixels += image.pixels
+        if len(batch) == DECODE_BATCH or pixels >= DECODE_PIXELS:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
+
+
+def require_memory(count: int, shape: tuple[int, int, int]) -> None:
+    """Raises UsageError if so many images of this shape do not fit in half of the memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = count * int(np.prod(shape, dtype=object))
+    if needed > memory // 2:
+        raise UsageError(
+            f"Expected images that fit in half of the memory, {memory / 2**31:.3g} GiB, got "
+            f"{count} of {shape[0]}x{shape[1]} pixels in {shape[2]} channels, "
+            f"{needed / 2**30:.3g} GiB; pass a smaller --image_size, or fewer images."
+        )

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from amaml_tf.errors import UsageError
 from amaml_tf.tasks.base import REGISTRY
 from amaml_tf.tasks.ratings.ratings_family import Ratings, RatingsFamily
 from amaml_tf.tasks.tfds_records import parsed_records, prepared_builder
@@ -62,7 +63,7 @@ def load_movielens(size: str, data_dir: str | None, download: bool = False) -> R
     """Returns the ratings of MovieLens-100K ("100k") or MovieLens-1M ("1m").
 
     Raises:
-        UsageError: no `data_dir`, or the data set is missing and `download` is False.
+        UsageError: no `data_dir`, or the data set is damaged, or missing and `download` is False.
     """
     builder = prepared_builder(f"movielens/{size}-ratings", data_dir, download)
     dtypes = {
@@ -73,11 +74,25 @@ def load_movielens(size: str, data_dir: str | None, download: bool = False) -> R
     }
     features = {name: tf.io.FixedLenFeature((), dtype) for name, dtype in dtypes.items()}
 
-    def columns(records: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        # The identifiers are numbers; handling them as Python strings would take seconds.
-        users = tf.strings.to_number(records["user_id"], tf.int64)
-        films = tf.strings.to_number(records["movie_id"], tf.int64)
-        return users, films, tf.cast(records["user_rating"], tf.float64), records["timestamp"]
+    columns: list[tuple[np.ndarray, ...]] = []
+    for file, first, records in parsed_records(builder, features):
+        try:
+            # The identifiers are numbers; handling them as Python strings would take seconds.
+            users, films = (
+                tf.strings.to_number(records[name], tf.int64).numpy()
+                for name in ("user_id", "movie_id")
+            )
+        except tf.errors.InvalidArgumentError as error:
+            raise _unusable(file, first, "identifiers that are no numbers") from error
+        values = records["user_rating"].astype(np.float64)
+        if not np.all((values >= 1) & (values <= 5)):
+            raise _unusable(file, first, "ratings out of this range")
+        columns.append((users, films, values, records["timestamp"]))
+    return Ratings(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
-    batches = parsed_records(builder, features).map(columns).as_numpy_iterator()
-    return Ratings(*(np.concatenate(column) for column in zip(*batches, strict=True)))
+
+def _unusable(file: str, first: int, came: str) -> UsageError:
+    return UsageError(
+        f"Expected ratings from 1 to 5 by numbered users of numbered films, got {came} in {file}, "
+        f"from record {first} on; prepare the data set again."
+    )

@@ -215,7 +215,8 @@ def _require_no_repetition(users: np.ndarray, items: np.ndarray) -> None:
 def _require_usable(ratings: Ratings, in_training: np.ndarray, num_factors: int) -> None:
     """Raises UsageError unless features and scaler can be computed from the training users."""
     values = ratings.values[in_training]
-    if values.size == 0 or values.min() == values.max():
+    # The deviation of different, but tiny values can be 0.
+    if values.size == 0 or values.min() == values.max() or not values.std() > 0:
         raise UsageError(
             "Expected ratings of the training users that differ from one another, got "
             f"{values.size} ratings, all equal; use more data."

@@ -1,0 +1,91 @@
+"""Flag files, read before the flags are parsed, so that a mistake is told with its line."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+
+from absl import flags
+
+from amaml_tf.errors import UsageError
+from amaml_tf.user_files import read_text
+
+FLAGS = flags.FLAGS
+
+_FLAG_FILE = re.compile(r"--?flagfile(=(?P<path>.*))?", re.DOTALL)
+_FLAG = re.compile(r"--?(?P<name>[A-Za-z_][\w-]*)(=(?P<value>.*))?", re.DOTALL)
+_EXPECTED = "a file of flags, a line each"
+
+
+def parse(arguments: Sequence[str]) -> list[str]:
+    """Parses the command line; returns the arguments that are no flags, the program first.
+
+    It ends the program with one sentence if a flag is wrong.
+    """
+    try:
+        return FLAGS([arguments[0], *_expanded(arguments[1:], ())])
+    except UsageError as error:
+        sentence = str(error)
+    except flags.Error as error:
+        sentence = (
+            f"Expected flags that --help lists, got a mistake: {' '.join(str(error).split())}"
+        )
+    sys.exit(f"{pathlib.Path(arguments[0]).stem}: {sentence}")
+
+
+def _expanded(arguments: Sequence[str], within: tuple[str, ...]) -> Iterator[str]:
+    """Yields arguments with those of flag files in the place of --flagfile."""
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == "--":
+            yield argument
+            yield from remaining
+        elif found := _FLAG_FILE.fullmatch(argument):
+            path = found["path"] if found["path"] is not None else next(remaining, "")
+            yield from _flags_of(path, within)
+        else:
+            yield argument
+
+
+def _flags_of(path: str, within: tuple[str, ...]) -> Iterator[str]:
+    """Yields the flags of a flag file, and of those that it names; each is checked."""
+    if path in within:
+        raise UsageError(
+            f"Expected flag files that do not name one another in a circle, got {path} within "
+            f"{' within '.join(reversed(within))}; remove one --flagfile."
+        )
+    for number, line in enumerate(read_text(path, _EXPECTED).split("\n"), start=1):
+        text = line.strip()
+        if not text or text.startswith(("#", "//")):
+            continue
+        if found := _FLAG_FILE.fullmatch(text):
+            yield from _flags_of(found["path"] or "", (*within, path))
+        else:
+            _require_flag(text, f"{path}, line {number}")
+            yield text
+
+
+def _require_flag(text: str, where: str) -> None:
+    found = _FLAG.fullmatch(text)
+    if not found:
+        raise UsageError(f"Expected lines --NAME=VALUE, got {text[:60]!r} in {where}; correct it.")
+    name, value = found["name"], found["value"]
+    if name not in FLAGS and name.startswith("no") and name[2:] in FLAGS:
+        name, value = name[2:], "false" if value is None else "="  # --noNAME has no value
+    if name not in FLAGS:
+        raise UsageError(
+            f"Expected the names of flags, got --{name} in {where}; --help lists the flags."
+        )
+    flag = FLAGS[name]
+    if value is None and flag.boolean:
+        return
+    try:
+        if value is None:
+            raise ValueError("it has none")
+        flag.parser.parse(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"Expected a value of --{name}, got {text[:60]!r} in {where} ({error}); correct it."
+        ) from error
