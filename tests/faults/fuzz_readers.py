@@ -17,7 +17,6 @@ import shutil
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 
 import fuzzing
@@ -205,14 +204,18 @@ READERS: dict[str, Callable[[pathlib.Path], Attempt]] = {
 
 def run(reader: str, num_inputs: int, seed: int) -> Iterator[str]:
     """Yields how each input of a reader ended."""
-    logging.getLogger("amaml_tf").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as folder:
-        attempt = READERS[reader](pathlib.Path(folder))
-        for number in range(num_inputs):
-            rng = random.Random(f"{reader} {seed} {number}")
-            outcome = fuzzing.outcome(attempt, rng)
-            yield outcome if not outcome.startswith("traceback") else f"{outcome} [{number}]"
+    logger = logging.getLogger("amaml_tf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            attempt = READERS[reader](pathlib.Path(folder))
+            for number in range(num_inputs):
+                rng = random.Random(f"{reader} {seed} {number}")
+                outcome = fuzzing.outcome(attempt, rng)
+                yield outcome if not outcome.startswith("traceback") else f"{outcome} [{number}]"
+    finally:
+        logger.setLevel(level)
 
 
 if __name__ == "__main__":

@@ -23,12 +23,13 @@ def used_learner() -> weakref.ref:
 
 
 def test_models_and_graphs_are_freed():
+    gc.collect()  # what other tests have left
     registered = set(ops.gradient_registry.list())
     model = used_learner()
     gc.collect()  # frees the learner, and with it its entries in the registry
     gc.collect()  # frees what these held
     assert model() is None
-    assert set(ops.gradient_registry.list()) == registered
+    assert not set(ops.gradient_registry.list()) - registered
 
 
 def test_a_learner_that_is_alive_keeps_its_gradients():

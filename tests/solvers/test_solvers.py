@@ -191,8 +191,14 @@ def test_checkpoints_survive_thinning():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: solvers.GradientDescent(0.0), "Expected step_size to be above 0, got 0"),
-        (lambda: solvers.RungeKuttaChebyshev(rtol=-1), "Expected rtol to be above 0, got -1"),
+        (
+            lambda: solvers.GradientDescent(0.0),
+            "Expected step_size to be above 0 and finite, got 0",
+        ),
+        (
+            lambda: solvers.RungeKuttaChebyshev(rtol=-1),
+            "Expected rtol to be above 0 and finite, got -1",
+        ),
         (lambda: solvers.RungeKuttaChebyshev(num_stages=1), "Expected num_stages"),
         (lambda: solvers.DormandPrince(safety_factor=2), "Expected safety_factor"),
         (lambda: solvers.Heun(0.1, max_num_steps=0), "Expected max_num_steps"),
