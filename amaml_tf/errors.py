@@ -11,6 +11,10 @@ class ExportNotFoundError(UsageError, FileNotFoundError):
     """There is no exported initialization at the given place."""
 
 
+class ExportError(RuntimeError):
+    """What was exported does not answer as the learner does."""
+
+
 class AdaptationError(RuntimeError):
     """The adaptation of a task failed before its end."""
 
@@ -20,4 +24,4 @@ class WorkerError(RuntimeError):
 
 
 #: The errors that commands print as one sentence. All other errors keep their traceback.
-TOLD = (UsageError, AdaptationError, WorkerError)
+TOLD = (UsageError, ExportError, AdaptationError, WorkerError)

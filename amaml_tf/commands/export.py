@@ -1,20 +1,35 @@
 """`amaml-export`: writes the initialization that a run has learned as a SavedModel.
 
     amaml-export --workdir=runs/sinusoid --export_dir=exports/sinusoid
+    amaml-export --describe=exports/sinusoid
 
 The settings are those of the run; flags change how the export adapts, such as --final_time or
---solver.
+--solver. The folder of the run is enough: its data set is not needed.
 """
 
 from __future__ import annotations
 
-from absl.flags import DEFINE_integer, DEFINE_string
+import csv
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from absl.flags import DEFINE_bool, DEFINE_enum, DEFINE_integer, DEFINE_list, DEFINE_string
 
 from amaml_tf.commands import flags, running
 from amaml_tf.commands.outputs import export_folder
+from amaml_tf.evaluation.results import EVALUATION_FILE
 from amaml_tf.experiment import Experiment
-from amaml_tf.saved_model import save_initialization
-from amaml_tf.training import require_checkpoint, restore
+from amaml_tf.experiment.declaration import settings_of
+from amaml_tf.experiment.task_file import stored_task
+from amaml_tf.learner.meta_learner import MetaLearner
+from amaml_tf.saved_model import Bounds, describe, save_initialization
+from amaml_tf.saved_model.bounds import default_bounds
+from amaml_tf.saved_model.writing import QUERY_STATISTICS
+from amaml_tf.tasks import TaskFamily
+from amaml_tf.training import LOG_FILE, require_checkpoint, restore
 
 _EXPORT_DIR = DEFINE_string(
     "export_dir", None, "Folder of the exported versions. Default: export in --workdir."
@@ -22,17 +37,126 @@ _EXPORT_DIR = DEFINE_string(
 _VERSION = DEFINE_integer(
     "version", None, "Number of the version to write. Default: one above the highest there."
 )
+_KEEP_VERSIONS = DEFINE_integer(
+    "keep_versions", None, "How many versions to keep, the highest ones. Default: all."
+)
+_RAW_UNITS = DEFINE_bool(
+    "raw_units",
+    True,
+    "Requests and answers are in the task's own units (pixels from 0 to 255, ratings of items), "
+    "not in those of the network.",
+)
+_CLASS_NAMES = DEFINE_list(
+    "class_names",
+    None,
+    "Names of the classes, in the order of their labels: answers then have probabilities and "
+    "classes. Default: answers have the network's outputs alone.",
+)
+_QUERY_STATISTICS = DEFINE_enum(
+    "query_statistics",
+    "support",
+    QUERY_STATISTICS,
+    "Whose statistics batch normalization uses in predictions after adaptation: of the support "
+    "set, or of the batch of queries (transductive, as in the papers).",
+)
+_MAX_GRADIENT_EVALUATIONS = DEFINE_integer(
+    "max_gradient_evaluations",
+    None,
+    "Bound of a request. Default: ten times what all but 1% of the adaptations in the run's "
+    "evaluation took.",
+)
+_MAX_SUPPORT_ROWS = DEFINE_integer(
+    "max_support_rows", None, "Bound of a request. Default: ten times the rows of the run's tasks."
+)
+_DESCRIBE = DEFINE_string(
+    "describe", None, "Print what the export in this folder is, and write nothing."
+)
 
 
 def main(kind: type[Experiment] = Experiment) -> None:
     """Exports the newest checkpoint of a run."""
+    if _DESCRIBE.value is not None:
+        print(describe(_DESCRIBE.value))
+        return
     experiment, workdir = flags.trained_experiment(kind), flags.workdir()
     folder = export_folder(_EXPORT_DIR.value or str(workdir / "export"), workdir)
     require_checkpoint(workdir)  # before the data, which can take a while
-    learner = experiment.make_learner(experiment.make_family())
+    family = stored_task(workdir) or experiment.make_family()
+    learner = experiment.make_learner(family)
     step = restore(learner, workdir)
-    written = save_initialization(learner, folder, _VERSION.value)
+    evaluation = _evaluation_of(experiment, workdir, step)
+    written = save_initialization(
+        learner,
+        folder,
+        _VERSION.value,
+        units=family.units if _RAW_UNITS.value else None,
+        class_names=_CLASS_NAMES.value or (),
+        bounds=_bounds(learner, family, _evaluations(kind.read(workdir), experiment, workdir)),
+        query_statistics=_QUERY_STATISTICS.value,
+        keep_versions=_KEEP_VERSIONS.value,
+        about={
+            "task": experiment.task,
+            "settings": dataclasses.asdict(experiment),
+            "meta_step": step,
+            "evaluation": evaluation,
+        },
+    )
     print(f"Initialization after meta-step {step} written to {written}.")
+
+
+def _bounds(learner: MetaLearner, family: TaskFamily, evaluations: float | None) -> Bounds:
+    """Returns the bounds that flags give, or those that follow from the run."""
+    of_class = max(family.sizes(split)[0] for split in ("train", "test"))
+    rows = of_class * (family.num_outputs if family.kind == "classification" else 1)
+    given = {
+        "max_gradient_evaluations": _MAX_GRADIENT_EVALUATIONS.value,
+        "max_support_rows": _MAX_SUPPORT_ROWS.value,
+    }
+    return dataclasses.replace(
+        default_bounds(learner.algorithm, evaluations, rows),
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def _evaluation_of(
+    experiment: Experiment, workdir: pathlib.Path, step: int
+) -> Mapping[str, Any] | None:
+    """Returns the run's evaluation, if it is of this meta-step and of this way to adapt."""
+    path = workdir / EVALUATION_FILE
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    fits = found["meta_step"] == step and found["unit"] == "time"
+    if not fits or not _adapt_alike(found["settings"], dataclasses.asdict(experiment)):
+        return None
+    wanted = ("num_episodes", "before", "after", "gradient_evaluations", "gradient_evaluations_p99")
+    return {name: found.get(name) for name in wanted}
+
+
+def _evaluations(
+    trained: Experiment, experiment: Experiment, workdir: pathlib.Path
+) -> float | None:
+    """Returns how many gradient evaluations adaptation took: in the evaluation, or in training."""
+    path = workdir / EVALUATION_FILE
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if _adapt_alike(found["settings"], dataclasses.asdict(experiment)):
+            percentile = found.get("gradient_evaluations_p99")
+            if found["unit"] == "time" and percentile is not None:
+                return float(percentile)
+    path = workdir / LOG_FILE
+    if path.is_file() and _adapt_alike(dataclasses.asdict(trained), dataclasses.asdict(experiment)):
+        with path.open(newline="", encoding="utf-8") as rows:
+            return max(
+                (float(r["gradient_evaluations"]) for r in csv.DictReader(rows)), default=None
+            )
+    return None
+
+
+def _adapt_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Returns whether two experiments have the same inner run."""
+    names = [n for n, s in settings_of(Experiment).items() if s.of in ("flow", "solver")]
+    return all(one.get(name) == other.get(name) for name in names)
 
 
 def run(kind: type[Experiment] = Experiment) -> None:

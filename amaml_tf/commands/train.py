@@ -11,6 +11,7 @@ from amaml_tf.commands import flags, running
 from amaml_tf.commands.reporting import report_evaluation
 from amaml_tf.evaluation import EVALUATION_FILE
 from amaml_tf.experiment import Experiment
+from amaml_tf.experiment.task_file import write_task
 from amaml_tf.training import has_checkpoint, train
 
 
@@ -21,6 +22,7 @@ def main(kind: type[Experiment] = Experiment) -> None:
     family = experiment.make_family()
     learner = experiment.make_learner(family)
     experiment.write(workdir)
+    write_task(family, workdir)
     if has_checkpoint(workdir):
         print(f"Going on with the run in {workdir}.", flush=True)
     num_steps = train(

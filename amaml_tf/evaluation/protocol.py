@@ -147,4 +147,9 @@ def _summary(values: dict[str, Any], way: Way, task_indices: np.ndarray | None) 
         gradient_evaluations=Estimate.of(counted(values["gradient_evaluations"])),
         unit=way.unit,
         curve=curve,
+        gradient_evaluations_p99=_percentile_99(values["gradient_evaluations"][fine]),
     )
+
+
+def _percentile_99(counts: np.ndarray) -> int | None:
+    return int(np.ceil(np.percentile(counts, 99))) if counts.size else None

@@ -47,6 +47,8 @@ class Evaluation:
         unit: unit of the curve: "time" (of the flow) or "step" (of an optimizer).
         curve: the same measurements during adaptation, from 0 (`before`) to the end (`after`), all
             on the same episodes.
+        gradient_evaluations_p99: the number of gradient evaluations that 99% of the episodes did
+            not need more of; None: unknown.
     """
 
     num_episodes: int
@@ -57,6 +59,7 @@ class Evaluation:
     gradient_evaluations: Estimate
     unit: str
     curve: list[CurvePoint]
+    gradient_evaluations_p99: int | None = None
 
     def table(self) -> str:
         """Returns a table in plain text: before, after, and the curve if it has more points."""

@@ -9,19 +9,29 @@
       2/
         ...
 
-Every signature takes one task of any size. An array of tasks would need support sets of the same
-size, which requests of different tasks seldom have.
+Signatures:
 
-    serving_default     x                              -> predictions, by the initialization
-    adapt               support_x, support_y           -> the adapted parameters, by variable path
-    adapt_and_predict   support_x, support_y, query_x  -> predictions, after adaptation
+    serving_default             x                               -> predictions, not adapted
+    adapt                       support_x, support_y            -> parameters, by places
+    predict_with                these parameters, x             -> predictions
+    adapt_and_predict           support_x, support_y, query_x   -> predictions, after adaptation
+    adapt_and_predict_batch     the same of several tasks, and support_weight (0 is padding)
+    adapt_weighted,             the first two with support_weight and final_time (SavedModels have
+    adapt_and_predict_weighted  no optional inputs)
 
-Adaptation is the learner's own flow, run in the graph; nothing is kept between requests. If the
-flow fails, the request fails (INVALID_ARGUMENT) with the message of an `AdaptationError`. Batch
-normalization works in all three signatures as in the learner: with `batch_statistics=True` it uses
-the statistics of the given inputs, so the prediction for one x depends on the other inputs.
+What adapts also answers `support_loss_before`, `support_loss_after` and `gradient_evaluations`.
+Adaptation is the learner's own flow, run in the graph, up to a bound of gradient evaluations;
+nothing is kept between requests. What is wrong with a request is told with INVALID_ARGUMENT, in a
+sentence. Of several tasks, a wrong one does not touch the others: `error` tells of each task.
+
+After adaptation, batch normalization uses the statistics of the support set, so that an answer does
+not depend on the other queries of a request (see `query_statistics`). `serving_default` uses those
+of its inputs.
 """
 
+from amaml_tf.saved_model.bounds import Bounds as Bounds
+from amaml_tf.saved_model.contract import describe as describe
+from amaml_tf.saved_model.contract import read_contract as read_contract
 from amaml_tf.saved_model.reading import load_initialization as load_initialization
 from amaml_tf.saved_model.versions import find_version as find_version
 from amaml_tf.saved_model.writing import save_initialization as save_initialization

@@ -1,93 +1,307 @@
-"""The signatures of an export: functions of one task that run in the graph."""
+"""The signatures of an export: functions that run in the graph, and check what they are given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
-import keras
 import tensorflow as tf
 
-from amaml_tf.aliases import LossFunction
-from amaml_tf.errors import UsageError
-from amaml_tf.flow import failure
-from amaml_tf.learner.meta_learner import MetaLearner
+from amaml_tf.saved_model import validation
+from amaml_tf.saved_model.adapting import Adapted, Adapter, Named
+from amaml_tf.saved_model.interface import Interface, Specs
+from amaml_tf.saved_model.validation import Check
+
+#: A traced function, which takes and gives tensors by name.
+ConcreteFunction: TypeAlias = Any
+#: Inputs or outputs of a signature, by name.
+Arguments = Mapping[str, tf.Tensor]
 
 
-def archive_of(
-    learner: MetaLearner, input_spec: tf.TensorSpec | None, target_spec: tf.TensorSpec | None
-) -> keras.export.ExportArchive:
-    """Returns the signatures; XLA compiles none of them, because not every server has XLA."""
-    predict, adapt, adapt_and_predict = _endpoints(learner)
-    x = _with_any_size(input_spec or _input_spec(learner.model))
-    archive = keras.export.ExportArchive()
-    archive.track(learner.model)
-    served = archive.add_endpoint("serving_default", predict, [x])
-    outputs = served.get_concrete_function().structured_outputs["predictions"]
-    y = _with_any_size(target_spec or _target_spec(learner.function.loss, outputs))
-    archive.add_endpoint("adapt", adapt, [x, y])
-    archive.add_endpoint("adapt_and_predict", adapt_and_predict, [x, y, x])
-    return archive
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """A function of tensors by name, and the specs of its arguments.
 
-
-def _endpoints(learner: MetaLearner) -> tuple[Callable[..., dict[str, tf.Tensor]], ...]:
-    # Vectorisation gains nothing for a single task.
-    algorithm, function = learner.algorithm, learner.function.side_by_side()
-    variables = learner.model.trainable_variables
-
-    @tf.function(autograph=False)
-    def adapted_parameters(support_x: tf.Tensor, support_y: tf.Tensor) -> list[tf.Tensor]:
-        support = (support_x[tf.newaxis], support_y[tf.newaxis])
-        adapted, diagnostics = algorithm.adapt(function, function.state(), support)
-        held = function.initialization(1).held
-        with tf.control_dependencies(failure.check(diagnostics, algorithm.final_time())):
-            return function.unravel(tf.identity(adapted[0]), held[0])
-
-    def predictions(parameters: list[tf.Tensor], x: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs, _ = function.predict(parameters, function.state(), x, adapting=False)
-        if not tf.is_tensor(outputs):
-            raise UsageError(
-                f"Expected a model with one output to export, got {type(outputs).__name__} of "
-                "several; join them into one, or write signatures with keras.export.ExportArchive."
-            )
-        return {"predictions": outputs}
-
-    def predict(x: tf.Tensor) -> dict[str, tf.Tensor]:
-        return predictions([tf.convert_to_tensor(variable) for variable in variables], x)
-
-    def adapt(support_x: tf.Tensor, support_y: tf.Tensor) -> dict[str, tf.Tensor]:
-        values = adapted_parameters(support_x, support_y)
-        return {v.path: value for v, value in zip(variables, values, strict=True)}
-
-    def adapt_and_predict(
-        support_x: tf.Tensor, support_y: tf.Tensor, query_x: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        return predictions(adapted_parameters(support_x, support_y), query_x)
-
-    return predict, adapt, adapt_and_predict
-
-
-def _input_spec(model: keras.Model) -> tf.TensorSpec:
-    inputs = getattr(model, "inputs", None) or []
-    if len(inputs) != 1:
-        raise UsageError(
-            f"Expected a model with one keras.Input to export, got {len(inputs)} of them; join "
-            "several into one, or, for a model without one, pass "
-            "input_spec=tf.TensorSpec([None, ...])."
-        )
-    return tf.TensorSpec(inputs[0].shape, inputs[0].dtype)
-
-
-def _target_spec(loss: LossFunction, outputs: tf.TensorSpec) -> tf.TensorSpec:
-    try:
-        tf.function(loss, autograph=False).get_concrete_function(outputs, outputs)
-    except (TypeError, ValueError):
-        return tf.TensorSpec(outputs.shape[:-1], tf.int32)
-    return tf.TensorSpec(outputs.shape, outputs.dtype)
-
-
-def _with_any_size(spec: tf.TensorSpec) -> tf.TensorSpec:
-    """Returns `spec` for any number of examples, and without its name.
-
-    The name would become the name of the argument.
+    Attributes:
+        name: of the signature.
+        specs: of its arguments, in their order.
+        function: takes and gives tensors by name.
     """
-    return tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
+
+    name: str
+    specs: Specs
+    function: Callable[[Arguments], dict[str, tf.Tensor]]
+
+    @property
+    def takes_tasks(self) -> bool:
+        """Whether the first axis of its inputs is that of tasks."""
+        return self.name.endswith("_batch")
+
+    def traced(self) -> ConcreteFunction:
+        """Returns the function in the graph, of arguments with the names of the specs."""
+
+        def call(*arguments: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self.function(dict(zip(self.specs, arguments, strict=True)))
+
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        named = [inspect.Parameter(name, kind) for name in self.specs]
+        call.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+        call.__name__ = self.name
+        return tf.function(call, autograph=False).get_concrete_function(*self.specs.values())
+
+
+class Signatures:
+    """The signatures of an export.
+
+    Args:
+        adapter: adapts to a task.
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+        interface, dtype = adapter.interface, adapter.function.dtype
+        self._interface = interface
+        support = {
+            **_named("support_x", interface.inputs),
+            **_named("support_y", interface.targets),
+        }
+        query = _named("query_x", interface.inputs)
+        weight = {"support_weight": tf.TensorSpec([None], tf.float32)}
+        options = {**weight}
+        if adapter.takes_final_time:
+            options["final_time"] = tf.TensorSpec([], dtype)
+        tasks = {
+            name: tf.TensorSpec([None, *spec.shape], spec.dtype)
+            for name, spec in {**support, **weight, **query}.items()
+        }
+        inputs = _named("x", interface.inputs)
+        self.all: Sequence[Signature] = [
+            Signature("serving_default", inputs, self._predict),
+            Signature("adapt", support, self._adapt),
+            Signature("adapt_and_predict", {**support, **query}, self._adapt_and_predict),
+            Signature("predict_with", {**self._adapted_specs(), **inputs}, self._predict_with),
+            Signature("adapt_and_predict_batch", tasks, self._adapt_and_predict_batch),
+            Signature("adapt_weighted", {**support, **options}, self._adapt),
+            Signature(
+                "adapt_and_predict_weighted",
+                {**support, **options, **query},
+                self._adapt_and_predict,
+            ),
+        ]
+
+    # -- the signatures -------------------------------------------------------------------------
+
+    def _predict(self, given: Arguments) -> dict[str, tf.Tensor]:
+        given = self._checked(given, _named("x", self._interface.inputs))
+        parameters = self._adapter.function.parameters()
+        return self._predictions(parameters, [], _ends(given, "x"))
+
+    def _predict_with(self, given: Arguments) -> dict[str, tf.Tensor]:
+        specs = {**self._adapted_specs(), **_named("x", self._interface.inputs)}
+        given = self._checked(given, specs)
+        parameters = [given[name] for name in self._interface.parameters]
+        statistics = [given[name] for name in self._interface.statistics]
+        return self._predictions(parameters, statistics, _ends(given, "x"))
+
+    def _adapt(self, given: Arguments) -> dict[str, tf.Tensor]:
+        adapted = self._adapted(given)
+        values = self._adapter.unravel(adapted.parameters)
+        named = zip(self._adapted_specs(), [*values, *adapted.statistics], strict=True)
+        return {**dict(named), **_report(adapted)}
+
+    def _adapt_and_predict(self, given: Arguments) -> dict[str, tf.Tensor]:
+        specs = _named("query_x", self._interface.inputs)
+        query = self._checked({name: given[name] for name in specs}, specs)
+        with tf.control_dependencies([*query.values()]):  # before the work of adaptation
+            adapted = self._adapted(given)
+        parameters = self._adapter.unravel(adapted.parameters)
+        predictions = self._predictions(parameters, adapted.statistics, _ends(query, "query_x"))
+        return {**predictions, **_report(adapted)}
+
+    def _adapt_and_predict_batch(self, given: Arguments) -> dict[str, tf.Tensor]:
+        given = self._checked_tasks(given)
+
+        def one(task: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            query = _ends(task, "query_x")
+            wrong = validation.first_failure(self._adapter.value_checks("query_x", query))
+            support = _ends(task, "support_x"), _ends(task, "support_y")
+            adapted = self._adapter.adapt(
+                *support, task["support_weight"], self._adapter.final_time()
+            )
+            error = tf.where(tf.equal(adapted.error, ""), wrong, adapted.error)
+            adapted = adapted._replace(
+                parameters=tf.where(tf.equal(error, ""), adapted.parameters, float("nan"))
+            )
+            parameters = self._adapter.unravel(adapted.parameters)
+            predictions = self._predictions(parameters, adapted.statistics, query)
+            if "classes" in predictions:
+                named = tf.where(tf.equal(error, ""), predictions["classes"], "")
+                predictions["classes"] = named
+            return {**predictions, **_report(adapted), "error": error}
+
+        return tf.map_fn(
+            one, dict(given), fn_output_signature=self._spec_of_one(), parallel_iterations=8
+        )
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _adapted(self, given: Arguments) -> Adapted:
+        """Adapts to one task; the request fails if that fails."""
+        interface, adapter = self._interface, self._adapter
+        specs = {
+            **_named("support_x", interface.inputs),
+            **_named("support_y", interface.targets),
+        }
+        if "support_weight" in given:
+            specs["support_weight"] = tf.TensorSpec([None], tf.float32)
+        checks = self._support_checks(given, specs, 0)
+        time = adapter.final_time()
+        if "final_time" in given:
+            time = given["final_time"]
+            checks.append(_time_check(time, adapter.longest_time))
+        support = self._checked({name: given[name] for name in specs}, specs, checks)
+        adapted = adapter.adapt(
+            _ends(support, "support_x"),
+            _ends(support, "support_y"),
+            support.get("support_weight"),
+            time,
+        )
+        with tf.control_dependencies([validation.require_none(adapted.error)]):
+            return tf.nest.map_structure(tf.identity, adapted)
+
+    def _support_checks(self, given: Arguments, specs: Specs, axis: int) -> list[Check]:
+        """Returns checks of the number of support rows, which are on an axis."""
+        came = {name: validation.as_it_came(name, given[name]) for name in specs}
+        first, *rest = came
+        most = self._adapter.bounds.max_support_rows
+        return [
+            *(validation.same_size(n, came[n], first, came[first], axis, "rows") for n in rest),
+            validation.at_least_one(first, came[first], axis),
+            validation.at_most(first, came[first], axis, most, "rows"),
+        ]
+
+    def _checked_tasks(self, given: Arguments) -> dict[str, tf.Tensor]:
+        interface = self._interface
+        specs = {
+            **_named("support_x", interface.inputs),
+            **_named("support_y", interface.targets),
+            "support_weight": tf.TensorSpec([None], tf.float32),
+        }
+        checks = self._support_checks(given, specs, 1)
+        specs |= _named("query_x", interface.inputs)
+        came = {name: validation.as_it_came(name, given[name]) for name in specs}
+        first, *rest = came
+        most = self._adapter.bounds.max_tasks
+        checks += [
+            *(validation.same_size(n, came[n], first, came[first], 0, "tasks") for n in rest),
+            validation.at_most(first, came[first], 0, most, "tasks"),
+        ]
+        specs = {
+            name: tf.TensorSpec([None, *spec.shape], spec.dtype) for name, spec in specs.items()
+        }
+        return self._checked(given, specs, checks, axes=("tasks", "rows"), values=False)
+
+    def _checked(
+        self,
+        given: Arguments,
+        specs: Specs,
+        checks: Sequence[Check] = (),
+        axes: Sequence[str] = ("rows",),
+        values: bool = True,
+    ) -> dict[str, tf.Tensor]:
+        """Returns what is given, which depends on assertions of its shapes and values."""
+        came = {name: validation.as_it_came(name, given[name]) for name in specs}
+        shapes = [
+            validation.has_shape(
+                name, came[name], specs[name], () if name in self._adapted_specs() else axes
+            )
+            for name in specs
+        ]
+        wrong = validation.first_failure([*shapes, *checks])
+        with tf.control_dependencies([validation.require_none(wrong)]):
+            fine = {
+                name: tf.ensure_shape(tensor, specs[name].shape) for name, tensor in came.items()
+            }
+        finite = [
+            validation.is_finite(name, tensor)
+            for name, tensor in fine.items()
+            # The values of a support set are looked at where it is adapted to.
+            if values and tensor.dtype.is_floating and not name.startswith("support_")
+        ]
+        if not finite:
+            return fine
+        wrong = validation.first_failure(finite)
+        with tf.control_dependencies([validation.require_none(wrong)]):
+            return {name: tf.identity(tensor) for name, tensor in fine.items()}
+
+    def _adapted_specs(self) -> dict[str, tf.TensorSpec]:
+        """Returns the specs of what `adapt` gives and `predict_with` takes."""
+        return {**self._interface.parameters, **self._interface.statistics}
+
+    def _predictions(
+        self, parameters: Sequence[tf.Tensor], statistics: Sequence[tf.Tensor], x: Named
+    ) -> dict[str, tf.Tensor]:
+        interface = self._interface
+        outputs = self._adapter.predict(parameters, statistics, x)
+        targets = None if interface.units is None else interface.units.targets
+        found = {
+            f"predictions{end}": values if targets is None else targets.raw(values)
+            for end, values in zip(interface.outputs, tf.nest.flatten(outputs), strict=True)
+        }
+        if interface.class_names:
+            found |= _named_classes(found["predictions"], interface)
+        return found
+
+    def _spec_of_one(self) -> dict[str, tf.TensorSpec]:
+        """Returns the specs of the answer for one of several tasks."""
+        dtype = self._adapter.function.dtype
+        spec = _named("predictions", self._interface.outputs)
+        if self._interface.class_names:
+            spec["probabilities"] = spec["predictions"]
+            spec["classes"] = tf.TensorSpec([None], tf.string)
+        scalar = tf.TensorSpec([], dtype)
+        return {
+            **spec,
+            "support_loss_before": scalar,
+            "support_loss_after": scalar,
+            "gradient_evaluations": tf.TensorSpec([], tf.int32),
+            "error": tf.TensorSpec([], tf.string),
+        }
+
+
+def _named(begin: str, specs: Specs) -> dict[str, tf.TensorSpec]:
+    return {begin + end: spec for end, spec in specs.items()}
+
+
+def _ends(given: Arguments, begin: str) -> dict[str, tf.Tensor]:
+    found = (name for name in given if name == begin or name.startswith(f"{begin}_"))
+    return {name.removeprefix(begin): given[name] for name in found}
+
+
+def _report(adapted: Adapted) -> dict[str, tf.Tensor]:
+    return {
+        "support_loss_before": adapted.loss_before,
+        "support_loss_after": adapted.loss_after,
+        "gradient_evaluations": adapted.evaluations,
+    }
+
+
+def _named_classes(outputs: tf.Tensor, interface: Interface) -> dict[str, tf.Tensor]:
+    names = list(interface.class_names)
+    return {
+        "probabilities": tf.nn.softmax(outputs) if interface.from_logits else outputs,
+        "classes": tf.gather(names, tf.argmax(outputs, axis=-1)),
+    }
+
+
+def _time_check(time: tf.Tensor, longest: float) -> Check:
+    return Check(
+        (time > 0) & (time <= longest),
+        lambda: tf.strings.format(
+            f"Expected final_time above 0 and at most {longest:g}, got {{}}; send a time in that "
+            "range.",
+            time,
+        ),
+    )

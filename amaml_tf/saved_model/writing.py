@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -12,8 +11,20 @@ import tensorflow as tf
 from amaml_tf.aliases import PathLike
 from amaml_tf.errors import UsageError
 from amaml_tf.learner.meta_learner import MetaLearner
-from amaml_tf.saved_model.signatures import archive_of
-from amaml_tf.saved_model.versions import KERAS_MODEL, new_version
+from amaml_tf.saved_model import versions
+from amaml_tf.saved_model.adapting import Adapter
+from amaml_tf.saved_model.bounds import Bounds, default_bounds
+from amaml_tf.saved_model.contract import Contract, contract_of, write_contract
+from amaml_tf.saved_model.interface import interface_of
+from amaml_tf.saved_model.signatures import ConcreteFunction, Signature, Signatures
+from amaml_tf.saved_model.warmup import (
+    example_requests,
+    refuse_unless_alike,
+    write_warmup,
+)
+from amaml_tf.units import Units
+
+QUERY_STATISTICS = ("support", "batch")
 
 
 def save_initialization(
@@ -23,8 +34,17 @@ def save_initialization(
     *,
     input_spec: tf.TensorSpec | None = None,
     target_spec: tf.TensorSpec | None = None,
+    units: Units | None = None,
+    class_names: Sequence[str] = (),
+    bounds: Bounds | None = None,
+    query_statistics: str = "support",
+    keep_versions: int | None = None,
+    check: bool = True,
+    about: Mapping[str, object] | None = None,
 ) -> Path:
     """Writes `directory/<version>/`, completely or not at all.
+
+    Several exporters can write to one folder at a time.
 
     Args:
         learner: a compiled learner; its model and its way to adapt are exported.
@@ -33,42 +53,117 @@ def save_initialization(
         input_spec: shape `[None, ...]` and dtype of inputs; None: those of the model's `Input`.
         target_spec: shape `[None, ...]` and dtype of `support_y`; None: those of the outputs, or
             int32 labels where the loss does not take targets like the outputs.
+        units: raw units of requests and answers, such as `family.units`; None: those of the model.
+        class_names: names of the classes of a classifier, in the order of its labels. Answers then
+            have `probabilities` and `classes` as well. Default: none.
+        bounds: what a request may ask for; None: see `default_bounds`.
+        query_statistics: whose statistics batch normalization uses in predictions after adaptation,
+            if it uses those of the examples at hand: "support" (default), so that an answer does
+            not depend on the other inputs of the request, or "batch", those of the inputs (the
+            transductive setting of the papers).
+        keep_versions: how many versions to keep, the highest ones; None: all.
+        check: whether to load what is written and compare its answers with those of this process
+            before it gets its number.
+        about: facts for the contract in the export: `task`, `settings`, `meta_step`, `evaluation`.
 
     Returns:
         The folder written.
 
     Raises:
-        UsageError: if the learner is not compiled, the model has several inputs or outputs, the
-            version exists already or is below 1, or the folder cannot be written to.
+        UsageError: if the learner is not compiled, the model has no `Input` and there is no
+            `input_spec`, the solver cannot be bounded, `units` or `class_names` do not fit the
+            model, the version exists already or is below 1, or the folder cannot be written to.
+        ExportError: if the export, loaded again, does not answer as the learner does.
     """
     if not learner.compiled:
         raise UsageError(
             "Expected a compiled MetaLearner to export, got one without a loss to adapt by; call "
             "compile(optimizer=..., loss=...) first."
         )
-    root = Path(directory)
-    target = root / str(new_version(root, version))
-    archive = archive_of(learner, input_spec, target_spec)
+    if keep_versions is not None and keep_versions < 1:
+        raise UsageError(f"Expected keep_versions to be 1 or more, got {keep_versions}.")
+    if query_statistics not in QUERY_STATISTICS:
+        raise UsageError(
+            f"Expected query_statistics to be one of {QUERY_STATISTICS}, got {query_statistics!r}."
+        )
+    root = versions.local_folder(directory)
+    versions.require_free(root, version)
+    interface = interface_of(
+        learner.function,
+        input_spec=input_spec,
+        target_spec=target_spec,
+        units=units,
+        class_names=class_names,
+        query_statistics=query_statistics,
+    )
+    bounds = bounds or default_bounds(learner.algorithm)
+    adapter = Adapter(learner.function, learner.algorithm, interface, bounds)
     try:
-        _write(target, archive, learner.model)
+        with versions.unfinished(root) as folder:
+            _write(folder, learner, adapter, about or {}, check)
+            written = versions.publish(folder, root, version)
+        if keep_versions is not None:
+            versions.keep_newest(root, keep_versions, written)
     except OSError as error:
         raise UsageError(
-            f"Expected {target} to be a folder that can be written, got {error.strerror}; pass "
+            f"Expected {root} to be a folder that can be written, got {error.strerror}; pass "
             "another directory."
         ) from error
-    return target
+    return written
 
 
-def _write(target: Path, archive: keras.export.ExportArchive, model: keras.Model) -> None:
-    # Servers look for folders whose names are numbers, so they ignore this one.
-    unfinished = target.with_name(f".{target.name}.unfinished-{os.getpid()}")
-    unfinished.mkdir(parents=True)
-    try:
-        # Requests are not differentiated, and the flow's gradient would need its trajectory.
-        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        archive.write_out(str(unfinished), options=options, verbose=False)
-        (unfinished / KERAS_MODEL).parent.mkdir()
-        model.save(unfinished / KERAS_MODEL)
-        unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+def _write(
+    folder: Path,
+    learner: MetaLearner,
+    adapter: Adapter,
+    about: Mapping[str, object],
+    check: bool,
+) -> None:
+    signatures = Signatures(adapter).all
+    functions = {each.name: each.traced() for each in signatures}
+    # Requests are not differentiated, and the flow's gradient would need its trajectory.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    module = _module(functions, [learner.model, *adapter.layers])
+    tf.saved_model.save(module, str(folder), signatures=functions, options=options)
+    (folder / versions.EXTRA).mkdir()
+    _keras_model(learner, adapter).save(folder / versions.KERAS_MODEL)
+    write_contract(folder, _contract(learner, adapter, signatures, functions, about))
+    requests = example_requests(adapter, signatures)
+    write_warmup(folder, requests)
+    if check:
+        refuse_unless_alike(folder, functions, requests)
+
+
+def _module(functions: Mapping[str, ConcreteFunction], layers: Sequence[keras.Layer]) -> tf.Module:
+    """Returns what the functions need: their variables, and the tables of lookup layers.
+
+    (`keras.export.ExportArchive` would do the same, but traces every function twice.)
+    """
+    module = tf.Module()
+    module.all_variables = [v for function in functions.values() for v in function.variables]
+    module.tables = [
+        child
+        for layer in layers
+        for child in tf.train.TrackableView(layer).descendants()
+        if isinstance(child, tf.saved_model.experimental.TrackableResource)
+    ]
+    for name, function in functions.items():
+        setattr(module, name, function)
+    return module
+
+
+def _keras_model(learner: MetaLearner, adapter: Adapter) -> keras.Model:
+    """Returns the model of `initialization.keras`, which takes what `serving_default` takes."""
+    units = adapter.interface.units
+    return learner.model if units is None else units.in_raw_units(learner.model)
+
+
+def _contract(
+    learner: MetaLearner,
+    adapter: Adapter,
+    signatures: Sequence[Signature],
+    functions: Mapping[str, ConcreteFunction],
+    about: Mapping[str, object],
+) -> Contract:
+    outputs = {name: function.structured_outputs for name, function in functions.items()}
+    return contract_of(learner, adapter, signatures, outputs, about)

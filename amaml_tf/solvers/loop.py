@@ -134,8 +134,10 @@ def integrate(
     problem = _Problem(solver, system, t0, t1, num_fixed, capacity, keep_points)
 
     def condition(loop: _Loop) -> tf.Tensor:
-        running = tf.reduce_any(loop.diagnostics.status == RUNNING)
-        return (loop.num_iterations < max_num_steps) & running
+        running = loop.diagnostics.status == RUNNING
+        if solver.max_num_evaluations is not None:
+            running &= _work(loop.diagnostics) < solver.max_num_evaluations
+        return (loop.num_iterations < max_num_steps) & tf.reduce_any(running)
 
     def body(loop: _Loop) -> tuple[_Loop]:
         return (_advance(problem, loop),)
@@ -280,6 +282,10 @@ def _diagnostics_after(
         max_stages=tf.maximum(done.max_stages, attempt.num_stages),
         spectral_radius=tf.maximum(done.spectral_radius, radius),
     )
+
+
+def _work(done: Diagnostics) -> tf.Tensor:
+    return done.num_evaluations + done.num_jacobian_products
 
 
 def _smallest_step(time: tf.Tensor, interval: tf.Tensor) -> tf.Tensor:

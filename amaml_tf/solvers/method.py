@@ -49,6 +49,9 @@ class Method(abc.ABC):
     adaptive: bool
     #: Cap on the attempted steps of a solve; None: as many as the interval needs.
     max_num_steps: int | None
+    #: Cap on the evaluations and Jacobian products of a solve, looked at before every step; None:
+    #: no cap.
+    max_num_evaluations: int | None = None
     #: Largest number of evaluations in one step.
     max_num_stages: int
     #: The longest step of a method with fixed steps.

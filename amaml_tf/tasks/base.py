@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from amaml_tf.errors import UsageError
 from amaml_tf.registry import Registry
+from amaml_tf.units import Units
 
 # One task: ((support_x, support_y), (query_x, query_y)). A batch puts a task axis in front.
 Episode = tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -74,6 +75,14 @@ class TaskFamily(abc.ABC):
     def sizes(self, split: str) -> tuple[int, int]:
         """Returns how many support and query examples a task has (per class, if it has classes)."""
         return self._train_sizes if split == "train" else self._test_sizes
+
+    @property
+    def units(self) -> Units | None:
+        """How examples in the family's own units become those of the episodes; None: as they are.
+
+        Labels are always as they are.
+        """
+        return None
 
     @property
     def loss(self) -> keras.losses.Loss:

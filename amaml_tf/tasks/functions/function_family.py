@@ -7,6 +7,7 @@ import tensorflow as tf
 from amaml_tf.errors import UsageError
 from amaml_tf.tasks.base import Episode, fold_in, require_positive, stream_seed
 from amaml_tf.tasks.enumerated import EnumeratedTaskFamily
+from amaml_tf.units import Affine, Units
 
 # The target scaler uses this many points of every training task, as many as the paper's tasks
 # have.
@@ -64,6 +65,13 @@ class FunctionFamily(EnumeratedTaskFamily):
             self.input_scale = (domain[1] - domain[0]) / 12**0.5
         if standardize_targets:
             self.target_mean, self.target_scale = self._target_moments()
+
+    @property
+    def units(self) -> Units | None:
+        inputs = Affine(self.input_mean, self.input_scale)
+        targets = Affine(self.target_mean, self.target_scale)
+        as_they_are = Affine(0.0, 1.0)
+        return None if inputs == targets == as_they_are else Units(inputs, targets)
 
     @abc.abstractmethod
     def function(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:

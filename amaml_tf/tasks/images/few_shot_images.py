@@ -8,6 +8,7 @@ import tensorflow as tf
 from amaml_tf.errors import UsageError
 from amaml_tf.tasks.base import SPLITS, Episode, TaskFamily, fold_in, stream_seed
 from amaml_tf.tasks.images.labelled_images import LabelledImages
+from amaml_tf.units import Pixels, Units
 
 ROTATIONS = 4  # by 0, 90, 180 and 270 degrees
 
@@ -35,6 +36,9 @@ class FewShotImages(TaskFamily):
     Raises:
         UsageError: a split has fewer than N classes, or a class fewer than K + Q images.
     """
+
+    #: Whether the pixels of the image files were turned round: ink is 1, and paper 0.
+    inverted = False
 
     def __init__(
         self,
@@ -73,6 +77,11 @@ class FewShotImages(TaskFamily):
         for split in ("train", "test"):
             if split in self.splits:
                 self._require_enough(split)
+
+    @property
+    def units(self) -> Units:
+        """Pixels as uint8, of the polarity of the image files."""
+        return Units(Pixels(inverted=self.inverted))
 
     def num_classes(self, split: str) -> int:
         """Returns the number of classes that episodes of `split` draw from, with rotated ones."""

@@ -39,6 +39,8 @@ class OmniglotFamily(FewShotImages):
         "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", ICML 2017.
     """
 
+    inverted = True  # the files have black ink, 0, on white paper, 255
+
     def __init__(
         self,
         *,

@@ -13,6 +13,7 @@ from amaml_tf.tasks.base import Episode
 from amaml_tf.tasks.class_split import split_by_seed
 from amaml_tf.tasks.enumerated import EnumeratedTaskFamily
 from amaml_tf.tasks.ratings.item_features import item_features
+from amaml_tf.units import Affine, Lookup, Units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,17 +109,17 @@ class RatingsFamily(EnumeratedTaskFamily):
         in_training = np.isin(users, user_split["train"])
         _require_no_repetition(users, ratings.items)
         _require_usable(ratings, in_training, num_factors)
-
         self.target_mean = float(ratings.values[in_training].mean())
         self.target_scale = float(ratings.values[in_training].std())
         targets = (ratings.values - self.target_mean) / self.target_scale
 
-        known_items, training_items = np.unique(ratings.items[in_training], return_inverse=True)
+        rated = np.unique(ratings.items[in_training], return_inverse=True)
+        self._known_items, training_items = rated
         training = users[in_training], training_items, targets[in_training]
         features = item_features(*training, num_factors)
         # The extra last row is for all unknown items.
         self._features = tf.constant(np.pad(features, ((0, 1), (0, 0))), dtype)
-        rows = _row_of_items(ratings.items, known_items)
+        rows = _row_of_items(ratings.items, self._known_items)
 
         items = np.unique(ratings.items, return_inverse=True)[1]
         #: All ratings of the training users.
@@ -149,6 +150,13 @@ class RatingsFamily(EnumeratedTaskFamily):
         eligible = members[counts[members] >= length]
         self._require_tasks(split, eligible.size, counts[members].max(initial=0))
         return in_time[starts[eligible][:, np.newaxis] + np.arange(length)]
+
+    @property
+    def units(self) -> Units:
+        """Identifiers of items, and ratings as users give them."""
+        identifiers = tuple(self._known_items.tolist())
+        features = tuple(map(tuple, self._features[:-1].numpy().astype(float).tolist()))
+        return Units(Lookup(identifiers, features), Affine(self.target_mean, self.target_scale))
 
     @property
     def loss(self) -> keras.losses.Loss:

@@ -1,0 +1,162 @@
+"""The model card of an export, in Markdown, from its contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def model_card(contract: Mapping[str, Any]) -> str:
+    """Returns the model card of a contract."""
+    parts = [
+        _title(contract),
+        _facts(contract),
+        _examples(contract),
+        _signatures(contract),
+        _bounds(contract),
+        _evaluation(contract),
+        _parameters(contract),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _title(contract: Mapping[str, Any]) -> str:
+    return (
+        f"# Learned initialization{_of(contract['task'])}\n\n"
+        "This SavedModel adapts itself: send a few labelled examples of a task to "
+        "`adapt_and_predict`, and it answers with predictions for further inputs. "
+        "`initialization.json` beside this file has the same facts for programs; "
+        "`initialization.keras` is the network as a Keras model."
+    )
+
+
+def _of(task: str | None) -> str:
+    return "" if task is None else f" for {task}"
+
+
+def _facts(contract: Mapping[str, Any]) -> str:
+    solver = contract["solver"] or {"name": "the algorithm's own"}
+    settings = ", ".join(f"{name} {value:g}" for name, value in solver.items() if name != "name")
+    rows = [
+        ("algorithm", contract["algorithm"]),
+        ("time of adaptation T", f"{contract['final_time']:g}"),
+        ("solver", solver["name"] + (f" ({settings})" if settings else "")),
+        ("loss", contract["loss"]),
+        ("meta-step", contract["meta_step"]),
+        ("batch normalization", _STATISTICS[contract["batch_normalization"]]),
+        ("written", contract["created"]),
+        ("versions", contract["versions"]),
+        ("commit", contract["commit"]),
+    ]
+    return _table(("", ""), [row for row in rows if row[1] is not None])
+
+
+_STATISTICS = {
+    None: None,
+    "batch": "statistics of the inputs of the request: an answer depends on the other inputs",
+    "support": "statistics of the support set (`serving_default`: of the inputs of the request)",
+    "stored": "stored statistics",
+}
+
+
+def _examples(contract: Mapping[str, Any]) -> str:
+    lines = ["## What an example is"]
+    words = contract["units_in_words"]
+    if words is not None:
+        lines.append(f"Inputs are {words['inputs']}. Targets are {words['targets']}.")
+    else:
+        lines.append(
+            "Requests are in the network's own units: whatever scaling was made for training is "
+            "the caller's to make."
+        )
+    if contract["class_names"]:
+        lines.append(f"Classes, in the order of the labels: {', '.join(contract['class_names'])}.")
+    return "\n\n".join(lines)
+
+
+def _signatures(contract: Mapping[str, Any]) -> str:
+    rows = []
+    for name, signature in contract["signatures"].items():
+        inputs = _tensors(_without_parameters(signature["inputs"]))
+        if len(signature["inputs"]) > len(_without_parameters(signature["inputs"])):
+            inputs = f"the parameters that `adapt` gave, {inputs}"
+        outputs = _tensors(_without_parameters(signature["outputs"]))
+        if len(signature["outputs"]) > len(_without_parameters(signature["outputs"])):
+            outputs = f"the parameters, {outputs}"
+        rows.append((f"`{name}`", inputs, outputs, "yes" if signature["may_be_batched"] else "no"))
+    return (
+        "## Signatures\n\n"
+        + _table(("name", "takes", "gives", "may be batched"), rows)
+        + (
+            "\n\nA server may join requests (dynamic batching) only where the last column says "
+            "yes: elsewhere, the examples of two callers would become one task."
+        )
+    )
+
+
+def _without_parameters(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: each
+        for name, each in tensors.items()
+        if not name.startswith(("parameter_", "statistic_"))
+    }
+
+
+def _tensors(tensors: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"`{name}` {each['dtype']} {_shape(each['shape'])}" for name, each in tensors.items()
+    )
+
+
+def _shape(shape: Sequence[int | None] | None) -> str:
+    if shape is None:
+        return "of any shape"
+    return f"[{', '.join('any' if size is None else str(size) for size in shape)}]"
+
+
+def _bounds(contract: Mapping[str, Any]) -> str:
+    bounds = contract["bounds"]
+    return (
+        "## Bounds of a request\n\n"
+        f"At most {bounds['max_support_rows']} support rows of a task, "
+        f"{bounds['max_gradient_evaluations']} gradient evaluations of an adaptation, and "
+        f"{bounds['max_tasks']} tasks of a request to `adapt_and_predict_batch`. What asks for "
+        "more, and what is malformed, ends with INVALID_ARGUMENT and a sentence."
+    )
+
+
+def _evaluation(contract: Mapping[str, Any]) -> str:
+    found = contract["evaluation"]
+    if not found:
+        return ""
+    rows = [
+        (name, _estimate(found["before"].get(name)), _estimate(after))
+        for name, after in found["after"].items()
+    ]
+    return (
+        f"## Measured on {found['num_episodes']} unseen episodes\n\n"
+        + _table(("", "before adaptation", "after adaptation"), rows)
+        + "\n\n(mean ± half width of its 95% interval)"
+    )
+
+
+def _estimate(value: Mapping[str, float] | None) -> str:
+    return "" if value is None else f"{value['mean']:.4g} ± {value['half_width']:.2g}"
+
+
+def _parameters(contract: Mapping[str, Any]) -> str:
+    rows = [
+        (f"`{each['name']}`", each["layer"], _shape(each["shape"]), _yes(each["adapted"]))
+        for each in contract["parameters"]
+    ]
+    return "## Parameters\n\n" + _table(("name", "layer", "shape", "adapted"), rows)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return "\n".join(lines)

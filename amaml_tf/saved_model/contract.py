@@ -1,0 +1,167 @@
+"""The contract of an export, written in it: what it takes and gives, and where it comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import keras
+import tensorflow as tf
+
+from amaml_tf.algorithms.flow_based import FlowBased
+from amaml_tf.aliases import PathLike
+from amaml_tf.errors import ExportNotFoundError
+from amaml_tf.files import write_atomically
+from amaml_tf.learner.meta_learner import MetaLearner
+from amaml_tf.provenance import provenance
+from amaml_tf.saved_model.adapting import Adapter
+from amaml_tf.saved_model.card import model_card
+from amaml_tf.saved_model.interface import Specs
+from amaml_tf.saved_model.signatures import Signature
+from amaml_tf.saved_model.versions import EXTRA, find_version
+
+CONTRACT = EXTRA / "initialization.json"
+CARD = EXTRA / "README.md"
+FORMAT = 1
+
+#: Plain values, as JSON has them.
+Contract: TypeAlias = dict[str, Any]
+
+
+def contract_of(
+    learner: MetaLearner,
+    adapter: Adapter,
+    signatures: Sequence[Signature],
+    outputs: Mapping[str, Specs],
+    about: Mapping[str, object],
+) -> Contract:
+    """Returns the contract of an export.
+
+    Args:
+        learner: what is exported.
+        adapter: how it adapts.
+        signatures: of the export.
+        outputs: what each signature gives.
+        about: what the caller knows of it: task, settings, meta_step, evaluation.
+    """
+    interface, model = adapter.interface, learner.model
+    normalizes = _normalizes(model)
+    units = None if interface.units is None else interface.units.summary()
+    found = provenance("save_initialization", ())
+    return {
+        "format": FORMAT,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "algorithm": type(learner.algorithm).__name__,
+        "task": about.get("task"),
+        "final_time": float(adapter.final_time()),
+        "solver": _solver(learner),
+        "loss": _loss_name(learner),
+        "settings": about.get("settings"),
+        "meta_step": about.get("meta_step"),
+        "inputs": {f"x{end}": _spec(spec) for end, spec in interface.inputs.items()},
+        "targets": {f"y{end}": _spec(spec) for end, spec in interface.targets.items()},
+        "outputs": {f"predictions{e}": _spec(spec) for e, spec in interface.outputs.items()},
+        "parameters": _parameters(learner, adapter),
+        "units": units,
+        "units_in_words": None if interface.units is None else interface.units.describe(),
+        "class_names": list(interface.class_names),
+        "batch_normalization": _statistics(adapter, normalizes),
+        "bounds": {
+            **dataclasses.asdict(adapter.bounds),
+            "max_final_time": adapter.longest_time,
+        },
+        "signatures": {
+            each.name: {
+                "inputs": {name: _spec(spec) for name, spec in each.specs.items()},
+                "outputs": {name: _spec(spec) for name, spec in outputs[each.name].items()},
+                "may_be_batched": _may_be_batched(
+                    each.name, normalizes and learner.batch_statistics
+                ),
+            }
+            for each in signatures
+        },
+        "evaluation": about.get("evaluation"),
+        "versions": found["versions"],
+        "commit": found["commit"],
+    }
+
+
+def write_contract(folder: Path, contract: Contract) -> None:
+    """Writes the contract and the model card into the version in `folder`."""
+    write_atomically(folder / CONTRACT, json.dumps(contract, indent=2) + "\n")
+    write_atomically(folder / CARD, model_card(contract))
+
+
+def read_contract(directory: PathLike) -> Contract:
+    """Returns the contract of an export: of the highest version, or of the version given.
+
+    Raises:
+        ExportNotFoundError: there is no export, or one without a contract.
+    """
+    path = find_version(directory) / CONTRACT
+    if not path.is_file():
+        raise ExportNotFoundError(
+            f"Expected an export with a contract, got none in {path.parent}; export the "
+            "initialization again with this version."
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def describe(directory: PathLike) -> str:
+    """Returns the model card of an export, in Markdown; arguments and errors: `read_contract`."""
+    return model_card(read_contract(directory))
+
+
+def _spec(spec: tf.TensorSpec) -> dict[str, object]:
+    return {"dtype": spec.dtype.name, "shape": spec.shape.as_list()}
+
+
+def _parameters(learner: MetaLearner, adapter: Adapter) -> list[dict[str, object]]:
+    variables, flags = learner.model.trainable_variables, adapter.function.adapted
+    return [
+        {
+            "name": name,
+            "layer": variable.path.rpartition("/")[0],
+            **_spec(spec),
+            "adapted": adapted,
+        }
+        for (name, spec), variable, adapted in zip(
+            adapter.interface.parameters.items(), variables, flags, strict=True
+        )
+    ]
+
+
+def _solver(learner: MetaLearner) -> dict[str, object] | None:
+    if not isinstance(learner.algorithm, FlowBased):
+        return None
+    solver = learner.algorithm.flow.solver
+    wanted = ("rtol", "atol") if solver.adaptive else ("step_size",)
+    return {"name": type(solver).__name__, **{name: getattr(solver, name) for name in wanted}}
+
+
+def _loss_name(learner: MetaLearner) -> str:
+    given = learner.function.loss.given
+    return getattr(given, "name", None) or getattr(given, "__name__", None) or str(given)
+
+
+def _statistics(adapter: Adapter, normalizes: bool) -> str | None:
+    """Returns whose statistics predictions after adaptation use; None without normalization."""
+    if not normalizes:
+        return None
+    if not adapter.function.batch_statistics:
+        return "stored"
+    return "support" if adapter.interface.statistics else "batch"
+
+
+def _normalizes(model: keras.Model) -> bool:
+    layers = model._flatten_layers()  # noqa: SLF001 - Keras has no public recursive list
+    return any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers)
+
+
+def _may_be_batched(name: str, mixes_rows: bool) -> bool:
+    """Returns whether a server may join requests on the first axis of inputs and outputs."""
+    return name.endswith("_batch") or (name == "serving_default" and not mixes_rows)
