@@ -7,8 +7,12 @@ Run again, the same command goes on where it was stopped.
 
 from __future__ import annotations
 
+import pathlib
+
+import keras
+
 from amaml_tf.commands import flags, running
-from amaml_tf.commands.reporting import report_evaluation
+from amaml_tf.commands.reporting import is_evaluated, report_evaluation
 from amaml_tf.evaluation import EVALUATION_FILE
 from amaml_tf.experiment import Experiment
 from amaml_tf.training import has_checkpoint, train
@@ -20,9 +24,10 @@ def main(kind: type[Experiment] = Experiment) -> None:
     experiment.require_free_or_own(workdir)
     family = experiment.make_family()
     learner = experiment.make_learner(family)
-    experiment.write(workdir)
     if has_checkpoint(workdir):
         print(f"Going on with the run in {workdir}.", flush=True)
+    else:
+        experiment.write(workdir)
     num_steps = train(
         learner,
         family,
@@ -32,6 +37,7 @@ def main(kind: type[Experiment] = Experiment) -> None:
         seed=experiment.seed,
         log_every=experiment.log_every,
         checkpoint_every=experiment.checkpoint_every,
+        callbacks=[_KeepSettings(experiment, workdir)],
     )
     step = int(learner.optimizer.iterations)
     if not num_steps:
@@ -40,8 +46,22 @@ def main(kind: type[Experiment] = Experiment) -> None:
             "--num_meta_steps goes on; amaml-evaluate evaluates again."
         )
     path = workdir / EVALUATION_FILE
-    if num_steps or not path.exists():
+    if not is_evaluated(path, step):
         report_evaluation(experiment, family, learner, step, path)
+
+
+class _KeepSettings(keras.callbacks.Callback):
+    """Writes the settings once a meta-step was made with them, not when it is merely asked for."""
+
+    def __init__(self, experiment: Experiment, workdir: pathlib.Path) -> None:
+        super().__init__()
+        self._experiment: Experiment | None = experiment
+        self._workdir = workdir
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if self._experiment is not None:
+            self._experiment.write(self._workdir)
+            self._experiment = None
 
 
 def run(kind: type[Experiment] = Experiment) -> None:

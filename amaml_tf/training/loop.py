@@ -12,7 +12,8 @@ from amaml_tf.aliases import PathLike
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.tasks.base import TaskFamily
 from amaml_tf.training.checkpoints import Checkpoints, SaveCheckpoints
-from amaml_tf.training.logs import LOG_FILE, TENSORBOARD_FOLDER, CsvLog, TensorBoard
+from amaml_tf.training.logs import LOG_FILE, CsvLog
+from amaml_tf.training.tensorboard import TENSORBOARD_FOLDER, TensorBoard
 
 
 def train(
@@ -52,7 +53,7 @@ def train(
     """
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(learner, workdir)
-    first = checkpoints.restore()
+    first = checkpoints.resume()
     callbacks = [*callbacks, *_callbacks(checkpoints, workdir, checkpoint_every)]
     try:
         while checkpoints.step < num_meta_steps:
