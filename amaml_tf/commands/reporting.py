@@ -28,6 +28,11 @@ def report_evaluation(
     return evaluation
 
 
+def files_of_evaluation(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
+    """Returns the files that `report_evaluation` writes: numbers, and perhaps a figure."""
+    return path, path.with_suffix(".csv"), path.with_suffix(".png")
+
+
 def is_evaluated(path: pathlib.Path, step: int) -> bool:
     """Returns whether the file `path` is the evaluation of this meta-step."""
     try:

@@ -12,10 +12,13 @@ import pathlib
 import keras
 
 from amaml_tf.commands import flags, running
-from amaml_tf.commands.reporting import is_evaluated, report_evaluation
+from amaml_tf.commands.reporting import files_of_evaluation, is_evaluated, report_evaluation
 from amaml_tf.evaluation import EVALUATION_FILE
-from amaml_tf.experiment import Experiment
-from amaml_tf.training import has_checkpoint, train
+from amaml_tf.experiment import CONFIG_FILE, Experiment
+from amaml_tf.files import sweep
+from amaml_tf.learner.meta_learner import MetaLearner
+from amaml_tf.tasks import TaskFamily
+from amaml_tf.training import has_checkpoint, locked, train
 
 
 def main(kind: type[Experiment] = Experiment) -> None:
@@ -24,6 +27,16 @@ def main(kind: type[Experiment] = Experiment) -> None:
     experiment.require_free_or_own(workdir)
     family = experiment.make_family()
     learner = experiment.make_learner(family)
+    with locked(workdir):
+        experiment.require_free_or_own(workdir)  # another process may have been there first
+        _train_and_evaluate(experiment, family, learner, workdir)
+
+
+def _train_and_evaluate(
+    experiment: Experiment, family: TaskFamily, learner: MetaLearner, workdir: pathlib.Path
+) -> None:
+    for path in (workdir / CONFIG_FILE, *files_of_evaluation(workdir / EVALUATION_FILE)):
+        sweep(path)
     if has_checkpoint(workdir):
         print(f"Going on with the run in {workdir}.", flush=True)
     else:
@@ -37,6 +50,7 @@ def main(kind: type[Experiment] = Experiment) -> None:
         seed=experiment.seed,
         log_every=experiment.log_every,
         checkpoint_every=experiment.checkpoint_every,
+        verify_checkpoints=experiment.verify_checkpoints,
         callbacks=[_KeepSettings(experiment, workdir)],
     )
     step = int(learner.optimizer.iterations)

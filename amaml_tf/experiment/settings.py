@@ -242,6 +242,10 @@ class Settings(Declared):
         most=MOST_META_STEPS,
         may_change=ON_RESUMING,
     )
+    verify_checkpoints: bool | None = setting(
+        "Read each checkpoint back after it is written. Default: up to 256 MiB.",
+        may_change=ON_RESUMING,
+    )
 
     num_eval_episodes: int = setting(
         "Unseen episodes to evaluate on.", 600, least=2, may_change=ON_RESUMING

@@ -9,9 +9,12 @@ from collections.abc import Sequence
 import keras
 
 from amaml_tf.aliases import PathLike
+from amaml_tf.errors import SaveError
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.tasks.base import TaskFamily
+from amaml_tf.training import stopping
 from amaml_tf.training.checkpoints import Checkpoints, SaveCheckpoints
+from amaml_tf.training.lock import locked
 from amaml_tf.training.logs import LOG_FILE, CsvLog
 from amaml_tf.training.tensorboard import TENSORBOARD_FOLDER, TensorBoard
 
@@ -26,12 +29,16 @@ def train(
     seed: int = 0,
     log_every: int = 100,
     checkpoint_every: int = 500,
+    verify_checkpoints: bool | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> int:
     """Trains until `num_meta_steps` meta-steps are done, from the newest checkpoint in `workdir`.
 
     A run that was stopped and resumed ends with the same numbers as an uninterrupted one, if the
     device always computes the same sums in the same way.
+
+    SIGINT, SIGTERM and SIGHUP stop it after the meta-step at work, with a checkpoint; in the main
+    thread only, where Python receives signals.
 
     Args:
         learner: a compiled learner.
@@ -42,6 +49,7 @@ def train(
         seed: seed of the stream of episodes.
         log_every: meta-steps between two entries of the logs; each entry is a mean over them.
         checkpoint_every: meta-steps between two checkpoints.
+        verify_checkpoints: whether to read each checkpoint back; None: up to 256 MiB.
         callbacks: further Keras callbacks; an epoch is the stretch between two log entries.
 
     Returns:
@@ -49,35 +57,67 @@ def train(
 
     Raises:
         AdaptationError: the flow of a task fails, and the learner does not drop such tasks.
-        KeyboardInterrupt: raised again after a checkpoint is saved; its text says how to resume.
+        TrainingError: the weights become infinite or NaN.
+        SaveError: a checkpoint cannot be written.
+        UsageError: another process trains in `workdir`, or no checkpoint there is whole.
+        Stopped: a `KeyboardInterrupt`, after a checkpoint is saved; its text says how to resume.
     """
-    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(learner, workdir)
-    first = checkpoints.resume()
-    callbacks = [*callbacks, *_callbacks(checkpoints, workdir, checkpoint_every)]
-    try:
-        while checkpoints.step < num_meta_steps:
-            step = checkpoints.step
-            episodes = family.episodes("train", batch_size=meta_batch_size, seed=seed, start=step)
-            learner.fit(
-                episodes,
-                **_epochs(step, num_meta_steps, log_every),
-                callbacks=callbacks,
-                shuffle=False,
-                verbose=1 if sys.stdout.isatty() else 2,
-            )
-            if learner.stop_training:
-                break
-    except KeyboardInterrupt:
-        if checkpoints.step > first:
+    with stopping.caught(), locked(workdir):
+        checkpoints = Checkpoints(learner, workdir, verify=verify_checkpoints)
+        first = checkpoints.resume()
+        folder = pathlib.Path(workdir)
+        callbacks = [
+            *callbacks,
+            CsvLog(checkpoints, folder / LOG_FILE),
+            TensorBoard(checkpoints, folder / TENSORBOARD_FOLDER),
+            SaveCheckpoints(checkpoints, checkpoint_every),
+            _StopAtSignals(),
+        ]
+        try:
+            while checkpoints.step < num_meta_steps:
+                step = checkpoints.step
+                learner.fit(
+                    family.episodes("train", batch_size=meta_batch_size, seed=seed, start=step),
+                    **_epochs(step, num_meta_steps, log_every),
+                    callbacks=callbacks,
+                    shuffle=False,
+                    verbose=1 if sys.stdout.isatty() else 2,
+                )
+                if learner.stop_training:
+                    break
+            if checkpoints.step > first:
+                checkpoints.save()
+        except KeyboardInterrupt:
+            raise _stopped(checkpoints, first, num_meta_steps) from None
+        finally:
+            stopping.release()
+        return checkpoints.step - first
+
+
+class _StopAtSignals(keras.callbacks.Callback):
+    """Stops between two meta-steps. Before the first one there is nothing to wait for."""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        stopping.hold()
+        if stopping.arrived() is not None:
+            raise KeyboardInterrupt
+
+
+def _stopped(checkpoints: Checkpoints, first: int, num_meta_steps: int) -> stopping.Stopped:
+    """Saves, and returns what says so."""
+    stopping.hold()
+    number, step = stopping.arrived(), checkpoints.step
+    reached = f"{stopping.by_what(number)} after meta-step {step} of {num_meta_steps}"
+    if step == 0:
+        reached = f"{stopping.by_what(number)} before the first meta-step, with nothing to save"
+    elif step > first:
+        try:
             checkpoints.save()
-        raise KeyboardInterrupt(
-            f"Stopped and saved after meta-step {checkpoints.step} of {num_meta_steps}; run the "
-            "same command again to resume."
-        ) from None
-    if checkpoints.step > first:
-        checkpoints.save()
-    return checkpoints.step - first
+            reached += ", which is saved"
+        except SaveError as error:
+            reached += f", which is not saved ({error})"
+    text = f"{reached}; run the same command again to go on."
+    return stopping.Stopped(text) if number is None else stopping.Stopped(text, number)
 
 
 def _epochs(step: int, num_meta_steps: int, log_every: int) -> dict[str, int]:
@@ -88,14 +128,3 @@ def _epochs(step: int, num_meta_steps: int, log_every: int) -> dict[str, int]:
         length = min(log_every - done, num_meta_steps - step)
         return {"initial_epoch": epoch, "epochs": epoch + 1, "steps_per_epoch": length}
     return {"initial_epoch": epoch, "epochs": epoch + whole, "steps_per_epoch": log_every}
-
-
-def _callbacks(
-    checkpoints: Checkpoints, workdir: PathLike, checkpoint_every: int
-) -> list[keras.callbacks.Callback]:
-    folder = pathlib.Path(workdir)
-    return [
-        CsvLog(checkpoints, folder / LOG_FILE),
-        TensorBoard(checkpoints, folder / TENSORBOARD_FOLDER),
-        SaveCheckpoints(checkpoints, checkpoint_every),
-    ]

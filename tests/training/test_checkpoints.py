@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import amaml_tf as amaml
-from amaml_tf import training
+from amaml_tf import files, training
 from amaml_tf.errors import SaveError, TrainingError
 from amaml_tf.training import checkpoint_files
 from amaml_tf.training.checkpoints import Checkpoints
@@ -160,16 +160,16 @@ def test_what_is_saved_is_not_saved_again(run):
 
 def test_a_checkpoint_is_on_the_disk_before_an_older_one_goes(run, monkeypatch):
     events = []
-    flushed = checkpoint_files.flush_file
-    monkeypatch.setattr(
-        checkpoint_files, "flush_file", lambda path: (events.append(path.name), flushed(path))
-    )
-    removed = checkpoint_files.CheckpointFolder.remove
-    monkeypatch.setattr(
-        checkpoint_files.CheckpointFolder,
-        "remove",
-        lambda self, step: (events.append(f"removed {step}"), removed(self, step)),
-    )
+
+    def flushed(path):
+        events.append(path.name)
+        files.flush_file(path)
+
+    def removed(folder, step):
+        events.append(f"removed {step}")
+
+    monkeypatch.setattr("amaml_tf.training.checkpoint_files.flush_file", flushed)
+    monkeypatch.setattr(checkpoint_files.CheckpointFolder, "remove", removed)
     run.save(4)
     assert events == ["meta_step-4.data-00000-of-00001", "meta_step-4.index", "removed 1"]
 
@@ -228,7 +228,7 @@ def test_what_cannot_be_written_leaves_the_last_one(run, monkeypatch):
         raise OSError(28, "No space left on device")
 
     before = names(run.folder)
-    monkeypatch.setattr(checkpoint_files, "flush_file", full)
+    monkeypatch.setattr("amaml_tf.training.checkpoint_files.flush_file", full)
     words = "save meta-step 4 in .*: No space left on device; the checkpoint of meta-step 3 is unto"
     with pytest.raises(SaveError, match=words):
         run.save(4)

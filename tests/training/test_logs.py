@@ -5,6 +5,7 @@ import os
 import pytest
 import tensorflow as tf
 
+from amaml_tf.training.checkpoints import Checkpoints
 from amaml_tf.training.csv_rows import CsvRows
 from amaml_tf.training.tensorboard import TensorBoard
 
@@ -81,7 +82,11 @@ def test_a_row_that_did_not_fit_is_written_with_the_next(tmp_path, monkeypatch):
     assert path.read_text() == "step,loss\n2,0.5\n4,0.4\n6,0.3\n"
 
 
-class AtStep:
+class AtStep(Checkpoints):
+    """Knows only the number of its meta-step."""
+
+    step = 0
+
     def __init__(self, step):
         self.step = step
 
