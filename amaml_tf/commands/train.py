@@ -2,7 +2,8 @@
 
     amaml-train --flagfile=configs/sinusoid.cfg --workdir=runs/sinusoid
 
-Run again, the same command goes on where it was stopped.
+Run again, the same command goes on where it was stopped. With --replay_episode=N it shows what
+becomes of one episode of the training.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import pathlib
 
 import keras
+from absl.flags import DEFINE_integer
 
 from amaml_tf.commands import flags, running
+from amaml_tf.commands.replay import replay_episode
 from amaml_tf.commands.reporting import files_of_evaluation, is_evaluated, report_evaluation
 from amaml_tf.evaluation import EVALUATION_FILE
 from amaml_tf.experiment import CONFIG_FILE, Experiment
@@ -20,6 +23,13 @@ from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.tasks import TaskFamily
 from amaml_tf.training import has_checkpoint, locked, train
 
+_REPLAY_EPISODE = DEFINE_integer(
+    "replay_episode",
+    None,
+    "Adapt to this one training episode, as dropped.csv numbers them, and train nothing.",
+    lower_bound=0,
+)
+
 
 def main(kind: type[Experiment] = Experiment) -> None:
     """Trains as the flags say, then evaluates."""
@@ -27,6 +37,9 @@ def main(kind: type[Experiment] = Experiment) -> None:
     experiment.require_free_or_own(workdir)
     family = experiment.make_family()
     learner = experiment.make_learner(family)
+    if _REPLAY_EPISODE.value is not None:
+        replay_episode(experiment, family, learner, workdir, _REPLAY_EPISODE.value)
+        return
     with locked(workdir):
         experiment.require_free_or_own(workdir)  # another process may have been there first
         _train_and_evaluate(experiment, family, learner, workdir)
@@ -51,6 +64,8 @@ def _train_and_evaluate(
         log_every=experiment.log_every,
         checkpoint_every=experiment.checkpoint_every,
         verify_checkpoints=experiment.verify_checkpoints,
+        max_dropped=experiment.max_dropped,
+        skip_episodes=experiment.skip_episodes or (),
         callbacks=[_KeepSettings(experiment, workdir)],
     )
     step = int(learner.optimizer.iterations)

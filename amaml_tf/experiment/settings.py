@@ -200,6 +200,18 @@ class Settings(Declared):
         may_change=ON_RESUMING,
     )
 
+    max_dropped: float = setting(
+        "Largest fraction of tasks that --on_failure=drop may leave out of 100 meta-steps.",
+        0.5,
+        least=0,
+        may_change=ON_RESUMING,
+    )
+    skip_episodes: tuple[int, ...] | None = setting(
+        "Numbers of training episodes to go round: another one of the batch is taken twice.",
+        least=0,
+        may_change=ON_RESUMING,
+    )
+
     seed: int = setting(
         "Of the first weights and of the stream of episodes.", 0, least=0, most=MOST_SEED
     )

@@ -8,4 +8,5 @@ from amaml_tf.training.checkpoints import restore as restore
 from amaml_tf.training.lock import locked as locked
 from amaml_tf.training.logs import LOG_FILE as LOG_FILE
 from amaml_tf.training.loop import train as train
+from amaml_tf.training.skipping import skipping as skipping
 from amaml_tf.training.tensorboard import TENSORBOARD_FOLDER as TENSORBOARD_FOLDER

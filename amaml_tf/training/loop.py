@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import keras
 
 from amaml_tf.aliases import PathLike
-from amaml_tf.errors import SaveError
+from amaml_tf.errors import SaveError, TrainingError
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.tasks.base import TaskFamily
 from amaml_tf.training import stopping
 from amaml_tf.training.checkpoints import Checkpoints, SaveCheckpoints
+from amaml_tf.training.dropped import DROPPED_FILE, WatchDroppedTasks
 from amaml_tf.training.lock import locked
 from amaml_tf.training.logs import LOG_FILE, CsvLog
+from amaml_tf.training.skipping import skipping
 from amaml_tf.training.tensorboard import TENSORBOARD_FOLDER, TensorBoard
 
 
@@ -30,6 +32,8 @@ def train(
     log_every: int = 100,
     checkpoint_every: int = 500,
     verify_checkpoints: bool | None = None,
+    max_dropped: float = 0.5,
+    skip_episodes: Collection[int] = (),
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> int:
     """Trains until `num_meta_steps` meta-steps are done, from the newest checkpoint in `workdir`.
@@ -50,14 +54,18 @@ def train(
         log_every: meta-steps between two entries of the logs; each entry is a mean over them.
         checkpoint_every: meta-steps between two checkpoints.
         verify_checkpoints: whether to read each checkpoint back; None: up to 256 MiB.
+        max_dropped: with `on_failure="drop"`, the largest fraction of dropped tasks over the last
+            100 meta-steps.
+        skip_episodes: numbers of episodes, from 0, to go round: another episode of the same batch
+            is taken twice.
         callbacks: further Keras callbacks; an epoch is the stretch between two log entries.
 
     Returns:
         Number of meta-steps taken in this call.
 
     Raises:
-        AdaptationError: the flow of a task fails, and the learner does not drop such tasks.
-        TrainingError: the weights become infinite or NaN.
+        AdaptationError: a task or a meta-update fails, and the learner does not drop such tasks.
+        TrainingError: too many tasks are dropped, or the family has no more episodes.
         SaveError: a checkpoint cannot be written.
         UsageError: another process trains in `workdir`, or no checkpoint there is whole.
         Stopped: a `KeyboardInterrupt`, after a checkpoint is saved; its text says how to resume.
@@ -68,16 +76,21 @@ def train(
         folder = pathlib.Path(workdir)
         callbacks = [
             *callbacks,
+            _RequireEpisodes(checkpoints, num_meta_steps),
             CsvLog(checkpoints, folder / LOG_FILE),
             TensorBoard(checkpoints, folder / TENSORBOARD_FOLDER),
+            *_watchers(learner, checkpoints, folder, max_dropped),
             SaveCheckpoints(checkpoints, checkpoint_every),
             _StopAtSignals(),
         ]
         try:
             while checkpoints.step < num_meta_steps:
                 step = checkpoints.step
+                episodes = family.episodes(
+                    "train", batch_size=meta_batch_size, seed=seed, start=step
+                )
                 learner.fit(
-                    family.episodes("train", batch_size=meta_batch_size, seed=seed, start=step),
+                    skipping(episodes, skip_episodes, meta_batch_size, step),
                     **_epochs(step, num_meta_steps, log_every),
                     callbacks=callbacks,
                     shuffle=False,
@@ -101,6 +114,40 @@ class _StopAtSignals(keras.callbacks.Callback):
         stopping.hold()
         if stopping.arrived() is not None:
             raise KeyboardInterrupt
+
+
+def _watchers(
+    learner: MetaLearner, checkpoints: Checkpoints, folder: pathlib.Path, max_dropped: float
+) -> list[keras.callbacks.Callback]:
+    if learner.on_failure != "drop":
+        return []
+    return [WatchDroppedTasks(checkpoints, folder / DROPPED_FILE, max_dropped)]
+
+
+class _RequireEpisodes(keras.callbacks.Callback):
+    """Ends a run whose family has no more episodes; Keras would begin with the first again."""
+
+    def __init__(self, checkpoints: Checkpoints, num_meta_steps: int) -> None:
+        super().__init__()
+        self._checkpoints = checkpoints
+        self._num_meta_steps = num_meta_steps
+        self._first = self._at_begin = checkpoints.step
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._at_begin = self._checkpoints.step
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        step = self._checkpoints.step
+        if self.model.stop_training or step == self._at_begin + self.params["steps"]:
+            return
+        if step > self._first:
+            self._checkpoints.save()
+        reached = f"{step} meta-steps are done and saved" if step else "there are none at all"
+        raise TrainingError(
+            f"Expected training episodes for {self._num_meta_steps} meta-steps, got too few: "
+            f"{reached}. Give more (a generator that does not end, a data set that is not empty), "
+            f"or pass fewer meta-steps."
+        )
 
 
 def _stopped(checkpoints: Checkpoints, first: int, num_meta_steps: int) -> stopping.Stopped:
