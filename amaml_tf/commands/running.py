@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import pathlib
@@ -22,6 +23,19 @@ from amaml_tf.training.stopping import Stopped
 from amaml_tf.training.telling import tell
 
 FLAGS = flags.FLAGS
+
+# A full, read-only, forbidden, broken or lost disk.
+_OF_THE_DISK = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTCONN,
+)
 
 
 def run(main: Callable[[type[Experiment]], None], kind: type[Experiment] = Experiment) -> None:
@@ -66,6 +80,14 @@ def run(main: Callable[[type[Experiment]], None], kind: type[Experiment] = Exper
             sys.exit(
                 f"{name}: Expected settings whose run fits in memory, got more ({reason:.200}); "
                 "choose smaller sizes."
+            )
+        except OSError as error:
+            if error.errno not in _OF_THE_DISK:
+                raise
+            sys.exit(
+                f"{name}: Expected to be able to use {error.filename or 'a file'}, got: "
+                f"{error.strerror}; make room there, give this user the right, or wait until the "
+                "disk is there again, and run the same command again."
             )
 
     define(kind)

@@ -9,6 +9,7 @@ becomes of one episode of the training.
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable, Mapping
 
 import keras
 from absl.flags import DEFINE_integer
@@ -16,6 +17,7 @@ from absl.flags import DEFINE_integer
 from amaml_tf.commands import flags, running
 from amaml_tf.commands.replay import replay_episode
 from amaml_tf.commands.reporting import files_of_evaluation, is_evaluated, report_evaluation
+from amaml_tf.errors import UsageError
 from amaml_tf.evaluation import EVALUATION_FILE
 from amaml_tf.experiment import CONFIG_FILE, Experiment
 from amaml_tf.files import sweep
@@ -35,6 +37,10 @@ def main(kind: type[Experiment] = Experiment) -> None:
     """Trains as the flags say, then evaluates."""
     experiment, workdir = flags.read(kind), flags.workdir()
     experiment.require_free_or_own(workdir)
+    if experiment.patience is not None and experiment.validate_every is None:
+        raise UsageError(
+            f"Expected --validate_every with --patience={experiment.patience}, got none; pass it."
+        )
     family = experiment.make_family()
     learner = experiment.make_learner(family)
     if _REPLAY_EPISODE.value is not None:
@@ -66,17 +72,39 @@ def _train_and_evaluate(
         verify_checkpoints=experiment.verify_checkpoints,
         max_dropped=experiment.max_dropped,
         skip_episodes=experiment.skip_episodes or (),
+        on_save_failure=experiment.on_save_failure,
+        validate=_validation(experiment, family, learner),
+        validate_every=experiment.validate_every or 1,
+        keep_best=experiment.keep_best,
+        patience=experiment.patience,
         callbacks=[_KeepSettings(experiment, workdir)],
     )
     step = int(learner.optimizer.iterations)
     if not num_steps:
         print(
             f"The run in {workdir} is finished: {step} meta-steps are done. A larger "
-            "--num_meta_steps goes on; amaml-evaluate evaluates again."
+            "--num_meta_steps or --patience goes on; amaml-evaluate evaluates again."
         )
     path = workdir / EVALUATION_FILE
     if not is_evaluated(path, step):
         report_evaluation(experiment, family, learner, step, path)
+
+
+def _validation(
+    experiment: Experiment, family: TaskFamily, learner: MetaLearner
+) -> Callable[[], Mapping[str, float]] | None:
+    """Returns what measures the learner on validation tasks; None if that is not asked for."""
+    if experiment.validate_every is None:
+        return None
+    family.require_split("validation")
+    evaluator = experiment.make_evaluator(learner, family)
+
+    def measured() -> dict[str, float]:
+        count = experiment.num_validation_episodes
+        found = experiment.measure(evaluator, family, "validation", count)
+        return {name: estimate.mean for name, estimate in found.after.items()}
+
+    return measured
 
 
 class _KeepSettings(keras.callbacks.Callback):

@@ -10,10 +10,10 @@ from amaml_tf.errors import UsageError
 from amaml_tf.experiment.declaration import (
     IN_EVALUATION,
     ON_RESUMING,
-    Declared,
     as_text,
     setting,
 )
+from amaml_tf.experiment.safeguards import Safeguards
 from amaml_tf.flow.gradient_flow import ADJOINTS
 from amaml_tf.functional import execution
 from amaml_tf.learner.meta_learner import ON_FAILURE
@@ -29,7 +29,7 @@ def _adjoint_solvers() -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(Declared):
+class Settings(Safeguards):
     """Everything that decides how a training run goes, as plain values.
 
     Each field is a flag of the commands. None leaves a setting to the default of the class that it
@@ -200,18 +200,6 @@ class Settings(Declared):
         may_change=ON_RESUMING,
     )
 
-    max_dropped: float = setting(
-        "Largest fraction of tasks that --on_failure=drop may leave out of 100 meta-steps.",
-        0.5,
-        least=0,
-        may_change=ON_RESUMING,
-    )
-    skip_episodes: tuple[int, ...] | None = setting(
-        "Numbers of training episodes to go round: another one of the batch is taken twice.",
-        least=0,
-        may_change=ON_RESUMING,
-    )
-
     seed: int = setting(
         "Of the first weights and of the stream of episodes.", 0, least=0, most=MOST_SEED
     )
@@ -252,10 +240,6 @@ class Settings(Declared):
         500,
         least=1,
         most=MOST_META_STEPS,
-        may_change=ON_RESUMING,
-    )
-    verify_checkpoints: bool | None = setting(
-        "Read each checkpoint back after it is written. Default: up to 256 MiB.",
         may_change=ON_RESUMING,
     )
 

@@ -60,7 +60,7 @@ class EpisodeFunctions:
         episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
         check_episodes(episodes)
         result = self._programs.meta_gradients(episodes, self.function.state())
-        self._check(result.diagnostics, result.losses)
+        self._check(result.diagnostics)
         return result
 
     def predict_episodes(self, episodes: Episodes) -> Predictions:
@@ -72,7 +72,7 @@ class EpisodeFunctions:
         episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
         check_episodes(episodes)
         predictions = self._programs.predict(episodes)
-        self._check(predictions.diagnostics, predictions.after[0])
+        self._check(predictions.diagnostics)
         return predictions
 
     @property
@@ -156,7 +156,9 @@ class EpisodeFunctions:
         held = self.function.initialization(number_of_tasks(batch)).held
         return self.function.unravel(adapted, held)
 
-    def _check(self, diagnostics: MetaDiagnostics, losses: tf.Tensor) -> list[tf.Operation]:
+    def _check(
+        self, diagnostics: MetaDiagnostics, losses: tf.Tensor | None = None
+    ) -> list[tf.Operation]:
         if self.on_failure != "raise":
             return []
-        return check(diagnostics, losses, self.algorithm.final_time())
+        return check(diagnostics, self.algorithm.final_time(), losses)

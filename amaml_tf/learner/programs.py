@@ -200,15 +200,16 @@ def _spec_of(argument: object) -> object:
 
 
 def check(
-    diagnostics: MetaDiagnostics, losses: tf.Tensor, final_time: Scalar
+    diagnostics: MetaDiagnostics, final_time: Scalar, losses: tf.Tensor | None = None
 ) -> list[tf.Operation]:
-    """Raises AdaptationError if a task failed, forwards, in its query loss, or backwards.
+    """Raises AdaptationError if a task failed, forwards, backwards or in its query loss.
 
-    See `failure.check`. `losses` are those of the query sets, `[B]`.
+    See `failure.check`. `losses` are those of the query sets, `[B]`; None: they may be anything.
     """
     forward, backward = diagnostics.forward, diagnostics.backward
     if backward is not None:  # the forward's own failure comes first
         forward = forward._replace(
             status=tf.where(forward.status < 0, forward.status, backward.status)
         )
-    return [*failure.check(forward, final_time), *failure.check_losses(losses)]
+    found = failure.check(forward, final_time)
+    return found if losses is None else [*found, *failure.check_losses(losses)]

@@ -253,30 +253,6 @@ def restore(learner: MetaLearner, workdir: PathLike, which: int | str = "newest"
     return Checkpoints(learner, workdir).restore(which)
 
 
-class SaveCheckpoints(keras.callbacks.Callback):
-    """Saves a checkpoint after every `every` meta-steps.
-
-    At the end of an epoch it saves after the logs, if it comes after them among the callbacks: a
-    kill in between loses no row, because the meta-steps of the row are then done again.
-    """
-
-    def __init__(self, checkpoints: Checkpoints, every: int) -> None:
-        super().__init__()
-        self._checkpoints = checkpoints
-        self._every = every
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        if batch + 1 != self.params["steps"]:
-            self._save_if_due()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._save_if_due()
-
-    def _save_if_due(self) -> None:
-        if self._checkpoints.step % self._every == 0:
-            self._checkpoints.save()
-
-
 def _is_finite(value: np.ndarray | None) -> bool:
     return value is None or bool(np.all(np.isfinite(value)))
 

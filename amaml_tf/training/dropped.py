@@ -10,6 +10,7 @@ import keras
 from amaml_tf.errors import TrainingError
 from amaml_tf.training.checkpoints import Checkpoints
 from amaml_tf.training.csv_rows import CsvRows
+from amaml_tf.training.saving import Saving
 
 DROPPED_FILE = "dropped.csv"
 #: Meta-steps over which dropped tasks are counted, and how many of them there must be to judge.
@@ -26,11 +27,15 @@ class WatchDroppedTasks(keras.callbacks.Callback):
         checkpoints: of the run.
         path: the file, with the columns `step`, `episodes` (their numbers, from 0) and `undone`.
         max_dropped: the largest fraction of dropped tasks over the last 100 meta-steps.
+        saving: what follows if the file cannot be written.
     """
 
-    def __init__(self, checkpoints: Checkpoints, path: pathlib.Path, max_dropped: float) -> None:
+    def __init__(
+        self, checkpoints: Checkpoints, path: pathlib.Path, max_dropped: float, saving: Saving
+    ) -> None:
         super().__init__()
         self._checkpoints = checkpoints
+        self._path, self._saving = path, saving
         self._rows = CsvRows(path, checkpoints.step)
         self._max_dropped = max_dropped
         self._fractions: collections.deque[float] = collections.deque(maxlen=WINDOW)
@@ -43,7 +48,8 @@ class WatchDroppedTasks(keras.callbacks.Callback):
             step = self._checkpoints.step
             first = (step - 1) * counts.size
             episodes = " ".join(str(first + int(n)) for n in (~counts).nonzero()[0])
-            self._rows.append({"step": step, "episodes": episodes, "undone": int(not stands)})
+            with self._saving.of(self._path):
+                self._rows.append({"step": step, "episodes": episodes, "undone": int(not stands)})
             self._require_few()
 
     def _require_few(self) -> None:

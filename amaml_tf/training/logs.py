@@ -10,6 +10,7 @@ import keras
 
 from amaml_tf.training.checkpoints import Checkpoints
 from amaml_tf.training.csv_rows import CsvRows
+from amaml_tf.training.saving import Saving
 
 LOG_FILE = "log.csv"
 
@@ -20,9 +21,10 @@ class CsvLog(keras.callbacks.Callback):
     (Keras's own has no meta-steps, and does not remove rows when a run resumes.)
     """
 
-    def __init__(self, checkpoints: Checkpoints, path: pathlib.Path) -> None:
+    def __init__(self, checkpoints: Checkpoints, path: pathlib.Path, saving: Saving) -> None:
         super().__init__()
         self._checkpoints = checkpoints
+        self._path, self._saving = path, saving
         self._rows = CsvRows(path, checkpoints.step)
         self._start = 0.0
 
@@ -31,4 +33,5 @@ class CsvLog(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         seconds = round(time.perf_counter() - self._start, 3)
-        self._rows.append({"step": self._checkpoints.step, "seconds": seconds, **(logs or {})})
+        with self._saving.of(self._path):
+            self._rows.append({"step": self._checkpoints.step, "seconds": seconds, **(logs or {})})

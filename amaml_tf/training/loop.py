@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import keras
 
@@ -13,12 +13,15 @@ from amaml_tf.errors import SaveError, TrainingError
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.tasks.base import TaskFamily
 from amaml_tf.training import stopping
-from amaml_tf.training.checkpoints import Checkpoints, SaveCheckpoints
+from amaml_tf.training.between import SaveCheckpoints
+from amaml_tf.training.checkpoints import Checkpoints
 from amaml_tf.training.dropped import DROPPED_FILE, WatchDroppedTasks
 from amaml_tf.training.lock import locked
 from amaml_tf.training.logs import LOG_FILE, CsvLog
+from amaml_tf.training.saving import Saving
 from amaml_tf.training.skipping import skipping
 from amaml_tf.training.tensorboard import TENSORBOARD_FOLDER, TensorBoard
+from amaml_tf.training.validation import Validation
 
 
 def train(
@@ -34,6 +37,11 @@ def train(
     verify_checkpoints: bool | None = None,
     max_dropped: float = 0.5,
     skip_episodes: Collection[int] = (),
+    on_save_failure: str = "stop",
+    validate: Callable[[], Mapping[str, float]] | None = None,
+    validate_every: int = 500,
+    keep_best: bool = True,
+    patience: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> int:
     """Trains until `num_meta_steps` meta-steps are done, from the newest checkpoint in `workdir`.
@@ -58,6 +66,13 @@ def train(
             100 meta-steps.
         skip_episodes: numbers of episodes, from 0, to go round: another episode of the same batch
             is taken twice.
+        on_save_failure: what follows if a checkpoint or a row of a log cannot be written: "stop"
+            the run, or "warn", go on and try again.
+        validate: gives the means of query loss (as `loss`) and metrics on validation tasks, which
+            are written to `validation.csv`; None: no validation.
+        validate_every: meta-steps between two validations.
+        keep_best: whether to keep the checkpoint of the lowest validation loss beside the newest.
+        patience: stop after so many validations without a new best; None: never.
         callbacks: further Keras callbacks; an epoch is the stretch between two log entries.
 
     Returns:
@@ -66,38 +81,33 @@ def train(
     Raises:
         AdaptationError: a task or a meta-update fails, and the learner does not drop such tasks.
         TrainingError: too many tasks are dropped, or the family has no more episodes.
-        SaveError: a checkpoint cannot be written.
+        SaveError: a checkpoint cannot be written, or there is no room for two.
         UsageError: another process trains in `workdir`, or no checkpoint there is whole.
         Stopped: a `KeyboardInterrupt`, after a checkpoint is saved; its text says how to resume.
     """
+    saving, folder = Saving(on_save_failure), pathlib.Path(workdir)
     with stopping.caught(), locked(workdir):
         checkpoints = Checkpoints(learner, workdir, verify=verify_checkpoints)
         first = checkpoints.resume()
-        folder = pathlib.Path(workdir)
-        callbacks = [
-            *callbacks,
-            _RequireEpisodes(checkpoints, num_meta_steps),
-            CsvLog(checkpoints, folder / LOG_FILE),
-            TensorBoard(checkpoints, folder / TENSORBOARD_FOLDER),
-            *_watchers(learner, checkpoints, folder, max_dropped),
-            SaveCheckpoints(checkpoints, checkpoint_every),
-            _StopAtSignals(),
-        ]
+        saving.require_room(folder, checkpoints.size)
+        logs = _logs(learner, checkpoints, folder, num_meta_steps, saving, max_dropped)
+        validation = validate and Validation(
+            validate, checkpoints, workdir, saving, validate_every, keep_best, patience
+        )
+        saves = [SaveCheckpoints(checkpoints, checkpoint_every, saving), _StopAtSignals()]
+        every = [*callbacks, *logs, *([validation] if validation else []), *saves]
         try:
-            while checkpoints.step < num_meta_steps:
+            is_enough = validation.catch_up() if validation else False
+            while checkpoints.step < num_meta_steps and not is_enough:
                 step = checkpoints.step
-                episodes = family.episodes(
-                    "train", batch_size=meta_batch_size, seed=seed, start=step
-                )
+                stream = family.episodes("train", batch_size=meta_batch_size, seed=seed, start=step)
                 learner.fit(
-                    skipping(episodes, skip_episodes, meta_batch_size, step),
+                    skipping(stream, skip_episodes, meta_batch_size, step),
                     **_epochs(step, num_meta_steps, log_every),
-                    callbacks=callbacks,
-                    shuffle=False,
+                    callbacks=every,
                     verbose=1 if sys.stdout.isatty() else 2,
                 )
-                if learner.stop_training:
-                    break
+                is_enough = learner.stop_training
             if checkpoints.step > first:
                 checkpoints.save()
         except KeyboardInterrupt:
@@ -107,6 +117,25 @@ def train(
         return checkpoints.step - first
 
 
+def _logs(
+    learner: MetaLearner,
+    checkpoints: Checkpoints,
+    folder: pathlib.Path,
+    num_meta_steps: int,
+    saving: Saving,
+    max_dropped: float,
+) -> list[keras.callbacks.Callback]:
+    logs = [
+        _RequireEpisodes(checkpoints, num_meta_steps),
+        CsvLog(checkpoints, folder / LOG_FILE, saving),
+        TensorBoard(checkpoints, folder / TENSORBOARD_FOLDER, saving),
+    ]
+    if learner.on_failure == "drop":
+        path = folder / DROPPED_FILE
+        logs.append(WatchDroppedTasks(checkpoints, path, max_dropped, saving))
+    return logs
+
+
 class _StopAtSignals(keras.callbacks.Callback):
     """Stops between two meta-steps. Before the first one there is nothing to wait for."""
 
@@ -114,14 +143,6 @@ class _StopAtSignals(keras.callbacks.Callback):
         stopping.hold()
         if stopping.arrived() is not None:
             raise KeyboardInterrupt
-
-
-def _watchers(
-    learner: MetaLearner, checkpoints: Checkpoints, folder: pathlib.Path, max_dropped: float
-) -> list[keras.callbacks.Callback]:
-    if learner.on_failure != "drop":
-        return []
-    return [WatchDroppedTasks(checkpoints, folder / DROPPED_FILE, max_dropped)]
 
 
 class _RequireEpisodes(keras.callbacks.Callback):

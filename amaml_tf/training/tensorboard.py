@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from amaml_tf.training.checkpoints import Checkpoints
+from amaml_tf.training.saving import Saving
 
 TENSORBOARD_FOLDER = "tensorboard"
 _EVENTS = "events.out.tfevents."
@@ -22,10 +23,10 @@ class TensorBoard(keras.callbacks.Callback):
     What a stopped run wrote after the checkpoint it goes on from is removed.
     """
 
-    def __init__(self, checkpoints: Checkpoints, folder: pathlib.Path) -> None:
+    def __init__(self, checkpoints: Checkpoints, folder: pathlib.Path, saving: Saving) -> None:
         super().__init__()
         self._checkpoints = checkpoints
-        self._folder = folder
+        self._folder, self._saving = folder, saving
         self._writer: tf.summary.SummaryWriter | None = None
         if folder.is_dir():
             for leftover in folder.glob(".unfinished-*"):
@@ -34,10 +35,14 @@ class TensorBoard(keras.callbacks.Callback):
                 _forget_events_after(checkpoints.step, path)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        with self._saving.of(self._folder):
+            self._write(logs or {})
+
+    def _write(self, logs: Mapping[str, float]) -> None:
         if self._writer is None:  # not earlier: the first meta-step should not wait for it
             self._writer = tf.summary.create_file_writer(str(self._folder))
         with self._writer.as_default(step=self._checkpoints.step):
-            for name, value in (logs or {}).items():
+            for name, value in logs.items():
                 tf.summary.scalar(name, value)
         self._writer.flush()
 

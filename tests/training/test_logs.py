@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from amaml_tf.training.checkpoints import Checkpoints
 from amaml_tf.training.csv_rows import CsvRows
+from amaml_tf.training.saving import Saving
 from amaml_tf.training.tensorboard import TensorBoard
 
 
@@ -102,7 +103,7 @@ def steps_of_events(folder):
 
 def write_events(folder, start, steps):
     at = AtStep(start)
-    board = TensorBoard(at, folder)
+    board = TensorBoard(at, folder, Saving("stop"))
     for at.step in steps:
         board.on_epoch_end(0, {"loss": 1.0})
 
