@@ -51,8 +51,10 @@ def locked(workdir: PathLike) -> Iterator[None]:
         yield
     finally:
         del _held[folder]
-        (folder / LOCK_FILE).unlink(missing_ok=True)
-        os.close(handle)
+        try:
+            (folder / LOCK_FILE).unlink(missing_ok=True)
+        finally:
+            os.close(handle)
 
 
 def _open_and_lock(path: pathlib.Path) -> int:
