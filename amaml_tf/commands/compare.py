@@ -16,8 +16,6 @@ was stopped.
 from __future__ import annotations
 
 import pathlib
-import signal
-import sys
 
 from absl.flags import DEFINE_multi_string, DEFINE_string
 
@@ -43,7 +41,6 @@ flags.define(Plan)
 
 def main(kind: type[Experiment] = Experiment) -> None:
     """Compares as the flags say, or serves as a worker."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers are ended too
     if _WORKER.value:
         serve(pathlib.Path(_WORKER.value), kind)
         return

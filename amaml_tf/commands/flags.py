@@ -21,6 +21,7 @@ from amaml_tf.experiment.declaration import (
     settings_of,
 )
 from amaml_tf.experiment.factories import arguments_of
+from amaml_tf.training.stopping import STOP_WITHIN
 from amaml_tf.user_files import user_path
 
 FLAGS = flags.FLAGS
@@ -112,6 +113,12 @@ def _takes(made: Callable[..., object], declared: Setting) -> bool:
 
 
 define(Experiment)
+flags.DEFINE_float(
+    "stop_within",
+    STOP_WITHIN,
+    "Seconds in which SIGINT, SIGTERM or SIGHUP ends the command.",
+    lower_bound=1.0,
+)
 flags.DEFINE_string(
     "workdir", None, "Folder of the run: its settings, checkpoints, logs and evaluation."
 )

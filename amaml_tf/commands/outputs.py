@@ -7,7 +7,13 @@ import pathlib
 
 from amaml_tf.errors import UsageError
 from amaml_tf.experiment import CONFIG_FILE
-from amaml_tf.training import CHECKPOINT_FOLDER, LOG_FILE, TENSORBOARD_FOLDER
+from amaml_tf.training import (
+    CHECKPOINT_FOLDER,
+    DROPPED_FILE,
+    LOG_FILE,
+    TENSORBOARD_FOLDER,
+    VALIDATION_FILE,
+)
 from amaml_tf.user_files import user_path
 
 
@@ -52,7 +58,8 @@ def _refuse_files_of_the_run(
     flag: str, value: str, written: pathlib.Path, workdir: pathlib.Path
 ) -> None:
     real = pathlib.Path(os.path.realpath(written))
-    for name in (CONFIG_FILE, LOG_FILE, CHECKPOINT_FOLDER, TENSORBOARD_FOLDER):
+    files = CONFIG_FILE, LOG_FILE, DROPPED_FILE, VALIDATION_FILE
+    for name in (*files, CHECKPOINT_FOLDER, TENSORBOARD_FOLDER):
         own = pathlib.Path(os.path.realpath(workdir / name))
         if own in (real, *real.parents):
             raise UsageError(

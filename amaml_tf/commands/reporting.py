@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 
 from amaml_tf import plots
@@ -20,11 +21,24 @@ def report_evaluation(
     print(f"\nUnseen tasks ({settings.eval_split} split) after meta-step {step}:")
     print(evaluation.table())
     path.parent.mkdir(parents=True, exist_ok=True)
-    evaluation.write(path, meta_step=step, settings=dataclasses.asdict(settings))
     if settings.eval_times or settings.eval_steps:
         _draw(evaluation, settings.algorithm, path.with_suffix(".png"))
+    evaluation.write(path, meta_step=step, settings=dataclasses.asdict(settings))
     print(f"Written to {path}.", flush=True)
     return evaluation
+
+
+def files_of_evaluation(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
+    """Returns the files that `report_evaluation` writes: numbers, and perhaps a figure."""
+    return path, path.with_suffix(".csv"), path.with_suffix(".png")
+
+
+def is_evaluated(path: pathlib.Path, step: int) -> bool:
+    """Returns whether the file `path` is the evaluation of this meta-step."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["meta_step"] == step
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # it is made anew
 
 
 def _draw(evaluation: Evaluation, name: str, path: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import pathlib
@@ -17,16 +18,32 @@ from amaml_tf.commands.flags import define
 from amaml_tf.errors import TOLD, UsageError
 from amaml_tf.experiment import Experiment
 from amaml_tf.functional import execution
+from amaml_tf.training import stopping
+from amaml_tf.training.stopping import Stopped
+from amaml_tf.training.telling import tell
 
 FLAGS = flags.FLAGS
+
+# A full, read-only, forbidden, broken or lost disk.
+_OF_THE_DISK = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTCONN,
+)
 
 
 def run(main: Callable[[type[Experiment]], None], kind: type[Experiment] = Experiment) -> None:
     """Parses the flags and calls `main`; tells a user's mistake in one sentence.
 
     Errors that tell of a mistake or of a failure that a user can do something about (`TOLD`) end
-    the command with exit status 1. All others come with their traceback. An interruption ends it
-    with exit status 130, as shells expect.
+    the command with exit status 1. All others come with their traceback. SIGINT, SIGTERM and SIGHUP
+    end it with exit status 130, 143 and 129, as shells expect, within the seconds of --stop_within.
 
     Args:
         main: the command, a function of `kind`.
@@ -47,10 +64,15 @@ def run(main: Callable[[type[Experiment]], None], kind: type[Experiment] = Exper
                 raise UsageError(
                     f"Expected flags alone, got {' '.join(arguments[1:])!r}; write --NAME=VALUE."
                 )
-            main(kind)
+            with stopping.caught(name, FLAGS.stop_within):
+                main(kind)
         except KeyboardInterrupt as interruption:
-            print(f"\n{name}: {str(interruption) or 'Interrupted.'}", file=sys.stderr)
-            sys.exit(130)
+            stopped = (
+                interruption if isinstance(interruption, Stopped) else Stopped(str(interruption))
+            )
+            again = f"{stopping.by_what(stopped.number)}; run the same command again to go on."
+            tell(f"{name}: {str(stopped) or again}")
+            sys.exit(stopped.status)
         except TOLD as error:
             sys.exit(f"{name}: {error}")
         except (MemoryError, tf.errors.ResourceExhaustedError) as error:
@@ -58,6 +80,14 @@ def run(main: Callable[[type[Experiment]], None], kind: type[Experiment] = Exper
             sys.exit(
                 f"{name}: Expected settings whose run fits in memory, got more ({reason:.200}); "
                 "choose smaller sizes."
+            )
+        except OSError as error:
+            if error.errno not in _OF_THE_DISK:
+                raise
+            sys.exit(
+                f"{name}: Expected to be able to use {error.filename or 'a file'}, got: "
+                f"{error.strerror}; make room there, give this user the right, or wait until the "
+                "disk is there again, and run the same command again."
             )
 
     define(kind)

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from amaml_tf import tasks
 from amaml_tf.comparison.clock import Clock
-from amaml_tf.errors import AdaptationError, UsageError
+from amaml_tf.errors import AdaptationError, TrainingError, UsageError
 from amaml_tf.evaluation import Evaluator
 from amaml_tf.experiment import Experiment
 from amaml_tf.experiment.factories import arguments_of
@@ -106,7 +106,7 @@ def execute(run: Run, folder: pathlib.Path, kind: type[Experiment] = Experiment)
     family = _family_of(experiment)
     try:
         found = _train_and_measure(run, experiment, family, workdir)
-    except (AdaptationError, _NotFiniteError, tf.errors.ResourceExhaustedError) as error:
+    except _FAILURES as error:
         found = {"failed": f"{error}".strip().split("\n")[0][:500]}
     result = {"run": run.identity(), **found}
     write_atomically(workdir / RESULT_FILE, json.dumps(result, indent=1) + "\n")
@@ -115,6 +115,9 @@ def execute(run: Run, folder: pathlib.Path, kind: type[Experiment] = Experiment)
 
 class _NotFiniteError(Exception):
     """Weights or losses became infinite or NaN in training."""
+
+
+_FAILURES = (AdaptationError, TrainingError, _NotFiniteError, tf.errors.ResourceExhaustedError)
 
 
 def _train_and_measure(

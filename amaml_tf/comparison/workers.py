@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,8 +21,7 @@ from amaml_tf.errors import UsageError, WorkerError
 from amaml_tf.experiment import Experiment
 
 LOG_FOLDER = "logs"
-_PATIENCE = 30  # seconds for an interrupted worker to save its checkpoint
-_BETWEEN_INTERRUPTIONS = 8  # seconds
+_PATIENCE = 20  # seconds for an interrupted worker to save its checkpoint
 
 Report = Callable[[Run, dict[str, Any]], None]
 
@@ -149,8 +147,6 @@ def crew(
 
 def serve(folder: pathlib.Path, kind: type[Experiment] = Experiment) -> None:
     """Serves as a worker: does the runs on its input until there are no more."""
-    # Background jobs of a shell ignore interrupts by default.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     answers, runs = sys.stdout, _read_runs()
     with contextlib.redirect_stdout(sys.stderr):
         while (run := runs.get()) is not None:
@@ -172,9 +168,8 @@ def _read_runs() -> queue.Queue[Run | None]:
         for line in sys.stdin:
             runs.put(Run(**json.loads(line)))
         runs.put(None)
-        while True:  # some code swallows an interrupt
-            _thread.interrupt_main()
-            time.sleep(_BETWEEN_INTERRUPTIONS)
+        # Not SIGINT, which background jobs of a shell ignore.
+        _thread.interrupt_main(signal.SIGTERM)
 
     threading.Thread(target=read, daemon=True).start()
     return runs

@@ -91,14 +91,16 @@ class Evaluation:
         """Writes the estimates, and `context` (what was evaluated), to a JSON file.
 
         The curve is also written to a CSV file of the same name beside it, with the columns `time`
-        or `step`, `metric`, `mean` and `half_width`, and a row for every point and metric.
+        or `step`, `metric`, `mean` and `half_width`, and a row for every point and metric. It is
+        written first.
         """
         values = {**context, "confidence": 0.95, **dataclasses.asdict(self)}
         values["curve"] = [
             {self.unit: point["at"], **point["measures"]} for point in values["curve"]
         ]
-        write_atomically(path, json.dumps(values, indent=2) + "\n")
+        # The JSON file comes last: an evaluation that has it is complete.
         write_atomically(pathlib.Path(path).with_suffix(".csv"), self._csv())
+        write_atomically(path, json.dumps(values, indent=2) + "\n")
 
     def _csv(self) -> str:
         text = io.StringIO()

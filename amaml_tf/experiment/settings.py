@@ -10,10 +10,10 @@ from amaml_tf.errors import UsageError
 from amaml_tf.experiment.declaration import (
     IN_EVALUATION,
     ON_RESUMING,
-    Declared,
     as_text,
     setting,
 )
+from amaml_tf.experiment.safeguards import Safeguards
 from amaml_tf.flow.gradient_flow import ADJOINTS
 from amaml_tf.functional import execution
 from amaml_tf.learner.meta_learner import ON_FAILURE
@@ -29,7 +29,7 @@ def _adjoint_solvers() -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(Declared):
+class Settings(Safeguards):
     """Everything that decides how a training run goes, as plain values.
 
     Each field is a flag of the commands. None leaves a setting to the default of the class that it

@@ -57,11 +57,39 @@ def check(diagnostics: Diagnostics, final_time: Scalar) -> list[tf.Operation]:
     """
     if execution.inside_xla():
         return []  # XLA knows neither assertions nor strings
-    fine = tf.reduce_all(diagnostics.status == COMPLETED)
+    return _require(diagnostics.status == COMPLETED, message(diagnostics, final_time))
+
+
+def check_losses(losses: tf.Tensor) -> list[tf.Operation]:
+    """The same for query losses, `[B]`: raises if one is infinite or NaN."""
+    if execution.inside_xla():
+        return []
+    are_finite = tf.math.is_finite(losses)
+    text = tf.strings.format(
+        _START + "task {} of the batch ({} of {} tasks failed): its query loss is infinite or NaN. "
+        "Look for NaN in its query set and for a loss that has no value there.",
+        (
+            tf.argmax(~are_finite),
+            tf.reduce_sum(tf.cast(~are_finite, tf.int32)),
+            tf.size(are_finite),
+        ),
+    )
+    return _require(are_finite, text)
+
+
+def check_update(stands: tf.Tensor, reason: tf.Tensor) -> list[tf.Operation]:
+    """The same for a meta-update: raises unless it stands."""
+    if execution.inside_xla():
+        return []
+    return _require(stands, tf.strings.join([_START + "the batch: ", reason, "."]))
+
+
+def _require(fine: tf.Tensor, text: tf.Tensor) -> list[tf.Operation]:
+    fine = tf.reduce_all(fine)
     if not tf.executing_eagerly():
-        return [tf.debugging.Assert(fine, [message(diagnostics, final_time)])]
+        return [tf.debugging.Assert(fine, [text])]
     if not fine:
-        raise AdaptationError(_plain(message(diagnostics, final_time).numpy().decode()))
+        raise AdaptationError(_plain(text.numpy().decode()))
     return []
 
 

@@ -156,7 +156,9 @@ class EpisodeFunctions:
         held = self.function.initialization(number_of_tasks(batch)).held
         return self.function.unravel(adapted, held)
 
-    def _check(self, diagnostics: MetaDiagnostics) -> list[tf.Operation]:
+    def _check(
+        self, diagnostics: MetaDiagnostics, losses: tf.Tensor | None = None
+    ) -> list[tf.Operation]:
         if self.on_failure != "raise":
             return []
-        return check(diagnostics, self.algorithm.final_time())
+        return check(diagnostics, self.algorithm.final_time(), losses)

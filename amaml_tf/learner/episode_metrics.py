@@ -22,6 +22,19 @@ from amaml_tf.solvers.diagnostics import Diagnostics
 Metrics: TypeAlias = Sequence[object] | Mapping[str, object]
 
 
+class LastBatch:
+    """What became of the last batch.
+
+    Attributes:
+        counts: bool `[B]`, which tasks count; the others failed.
+        stands: bool scalar, whether the last meta-update was applied.
+    """
+
+    def __init__(self) -> None:
+        self.counts = tf.Variable(tf.zeros([0], tf.bool), trainable=False, shape=[None])
+        self.stands = tf.Variable(True, trainable=False)
+
+
 class EpisodeMetrics:
     """Query losses and metrics of the tasks that count, after adaptation and (`_before`) before.
 
@@ -50,6 +63,8 @@ class EpisodeMetrics:
         self._loss_before = keras.metrics.Mean(name="loss_before")
         self._evaluations = keras.metrics.Mean(name="gradient_evaluations")
         self._dropped = keras.metrics.Sum(name="dropped_tasks")
+        self._undone = keras.metrics.Sum(name="undone_steps")
+        self.last_batch = LastBatch()
         given = metrics, weighted_metrics
         self._after, self._before = (
             CompileMetrics(*each, output_names=output_names) if any(given) else None
@@ -59,7 +74,7 @@ class EpisodeMetrics:
     @property
     def all(self) -> list[keras.metrics.Metric]:
         """All metrics, which Keras resets."""
-        own = [self._loss, self._loss_before, self._evaluations, self._dropped]
+        own = [self._loss, self._loss_before, self._evaluations, self._dropped, self._undone]
         return [*own, *(m for m in (self._after, self._before) if m is not None)]
 
     def update(
@@ -78,6 +93,7 @@ class EpisodeMetrics:
             diagnostics: of the adaptation, per task.
         """
         counts = arrived(diagnostics, after[0])
+        self.last_batch.counts.assign(counts)
         scored, after, before, num_evaluations = tf.nest.map_structure(
             lambda values: tf.boolean_mask(values, counts),
             (tuple(query[1:]), after, before, diagnostics.num_evaluations),
@@ -91,16 +107,31 @@ class EpisodeMetrics:
                 scores = without_task_axis((scored[0], outputs, *scored[1:]))
                 metrics.update_state(*without_padding(*scores))
 
+    def count_update(self, stands: tf.Tensor) -> None:
+        """Counts a meta-step; `stands` is False if it changed nothing."""
+        self.last_batch.stands.assign(stands)
+        self._undone.update_state(tf.cast(~stands, tf.int32))
+
     def result(self) -> dict[str, tf.Tensor]:
         """Returns the values by name."""
         own = [self._loss, self._loss_before, self._evaluations]
         if self._counts_failures:
-            own.append(self._dropped)
+            own += [self._dropped, self._undone]
         logs = {metric.name: metric.result() for metric in own}
         if self._after is not None and self._before is not None:
             logs |= self._after.result()
             logs |= {f"{name}_before": value for name, value in self._before.result().items()}
-        return logs
+        counted = {self._dropped.name, self._undone.name}
+        # Keras's mean of nothing is 0, which would look like a perfect score.
+        return {
+            name: value if name in counted else _if_any(self._loss.count, value)
+            for name, value in logs.items()
+        }
+
+
+def _if_any(count: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    value = tf.convert_to_tensor(value)
+    return tf.where(count > 0, value, tf.cast(float("nan"), value.dtype))
 
 
 def without_padding(y: Tensors, outputs: Tensors, *weight: Tensors) -> tuple[Tensors, ...]:
@@ -131,6 +162,11 @@ class _Twin(keras.metrics.Metric):
         new = self._metric.stateless_update_state(state, y_true, y_pred, sample_weight)
         for variable, value in zip(self._state, new, strict=True):
             variable.assign(value)
+
+    def count_update(self, stands: tf.Tensor) -> None:
+        """Counts a meta-step; `stands` is False if it changed nothing."""
+        self.last_batch.stands.assign(stands)
+        self._undone.update_state(tf.cast(~stands, tf.int32))
 
     def result(self) -> tf.Tensor:
         return self._metric.stateless_result([v.value for v in self._state])

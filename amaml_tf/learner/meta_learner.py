@@ -15,7 +15,8 @@ from amaml_tf.functional import execution
 from amaml_tf.functional.loss import Loss, LossWeights
 from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.learner.episode_functions import EpisodeFunctions
-from amaml_tf.learner.episode_metrics import EpisodeMetrics, Metrics
+from amaml_tf.learner.episode_metrics import EpisodeMetrics, LastBatch, Metrics
+from amaml_tf.learner.meta_update import apply_if_finite
 from amaml_tf.learner.programs import Programs
 
 ON_FAILURE = ("raise", "drop")
@@ -151,18 +152,30 @@ class MetaLearner(EpisodeFunctions, keras.Model):
         # Not `super().metrics`: it has Keras's own losses, which stay 0 and would be logged.
         return [] if self._function is None else self._episode_metrics.all
 
+    @property
+    def last_batch(self) -> LastBatch:
+        """What became of the last batch of `fit` or `evaluate`."""
+        return self._episode_metrics.last_batch
+
     def train_step(self, data: Episodes) -> dict[str, tf.Tensor]:
         """Makes one meta-update with a batch of episodes."""
         check_episodes(data)
         state = self.function.state()
         result = self._programs.meta_gradients(data, state)
         before = self._programs.query_before(data, state)
-        with tf.control_dependencies(self._check(result.diagnostics)):
+        raises = self.on_failure == "raise"
+        with tf.control_dependencies(self._check(result.diagnostics, result.losses)):
             gradients = [*result.gradients, *result.algorithm_gradients]
             gradients = [tf.identity(gradient) for gradient in gradients]
-        # The optimizer divides what it applies by the scale of the loss, if it has one.
-        gradients = [self.optimizer.scale_loss(gradient) for gradient in gradients]
-        self.optimizer.apply(gradients, self.trainable_variables)
+        stands, reason = apply_if_finite(
+            self.optimizer,
+            gradients,
+            self.trainable_variables,
+            result.diagnostics.num_dropped_tasks < tf.size(result.losses),
+            counts_undone=not raises,
+        )
+        with tf.control_dependencies(failure.check_update(stands, reason) if raises else []):
+            self._episode_metrics.count_update(stands)
         self._programs.gradients.note()
         self.function.advance_noise()
         return self._log(data, (result.losses, result.outputs), before, result.diagnostics)
@@ -171,7 +184,7 @@ class MetaLearner(EpisodeFunctions, keras.Model):
         """Adapts to the support sets of a batch and evaluates on its query sets."""
         check_episodes(data)
         before, (losses, outputs), diagnostics = self._programs.predict(data)
-        with tf.control_dependencies(self._check(diagnostics)):
+        with tf.control_dependencies(self._check(diagnostics, losses)):
             losses = tf.identity(losses)
         return self._log(data, (losses, outputs), before, diagnostics)
 

@@ -199,11 +199,17 @@ def _spec_of(argument: object) -> object:
     return tf.TensorSpec.from_tensor(argument) if tf.is_tensor(argument) else argument
 
 
-def check(diagnostics: MetaDiagnostics, final_time: Scalar) -> list[tf.Operation]:
-    """Raises AdaptationError if a task failed, forwards or backwards; see `failure.check`."""
+def check(
+    diagnostics: MetaDiagnostics, final_time: Scalar, losses: tf.Tensor | None = None
+) -> list[tf.Operation]:
+    """Raises AdaptationError if a task failed, forwards, backwards or in its query loss.
+
+    See `failure.check`. `losses` are those of the query sets, `[B]`; None: they may be anything.
+    """
     forward, backward = diagnostics.forward, diagnostics.backward
     if backward is not None:  # the forward's own failure comes first
         forward = forward._replace(
             status=tf.where(forward.status < 0, forward.status, backward.status)
         )
-    return failure.check(forward, final_time)
+    found = failure.check(forward, final_time)
+    return found if losses is None else [*found, *failure.check_losses(losses)]

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import keras
 
 from amaml_tf.aliases import PathLike
+from amaml_tf.errors import SaveError, TrainingError
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.tasks.base import TaskFamily
-from amaml_tf.training.checkpoints import Checkpoints, SaveCheckpoints
-from amaml_tf.training.logs import LOG_FILE, TENSORBOARD_FOLDER, CsvLog, TensorBoard
+from amaml_tf.training import stopping
+from amaml_tf.training.between import SaveCheckpoints
+from amaml_tf.training.checkpoints import Checkpoints
+from amaml_tf.training.dropped import DROPPED_FILE, WatchDroppedTasks
+from amaml_tf.training.lock import locked
+from amaml_tf.training.logs import LOG_FILE, CsvLog
+from amaml_tf.training.saving import Saving
+from amaml_tf.training.skipping import skipping
+from amaml_tf.training.tensorboard import TENSORBOARD_FOLDER, TensorBoard
+from amaml_tf.training.validation import Validation
 
 
 def train(
@@ -25,12 +34,23 @@ def train(
     seed: int = 0,
     log_every: int = 100,
     checkpoint_every: int = 500,
+    verify_checkpoints: bool | None = None,
+    max_dropped: float = 0.5,
+    skip_episodes: Collection[int] = (),
+    on_save_failure: str = "stop",
+    validate: Callable[[], Mapping[str, float]] | None = None,
+    validate_every: int = 500,
+    keep_best: bool = True,
+    patience: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> int:
     """Trains until `num_meta_steps` meta-steps are done, from the newest checkpoint in `workdir`.
 
     A run that was stopped and resumed ends with the same numbers as an uninterrupted one, if the
     device always computes the same sums in the same way.
+
+    SIGINT, SIGTERM and SIGHUP stop it after the meta-step at work, with a checkpoint; in the main
+    thread only, where Python receives signals.
 
     Args:
         learner: a compiled learner.
@@ -41,42 +61,131 @@ def train(
         seed: seed of the stream of episodes.
         log_every: meta-steps between two entries of the logs; each entry is a mean over them.
         checkpoint_every: meta-steps between two checkpoints.
+        verify_checkpoints: whether to read each checkpoint back; None: up to 256 MiB.
+        max_dropped: with `on_failure="drop"`, the largest fraction of dropped tasks over the last
+            100 meta-steps.
+        skip_episodes: numbers of episodes, from 0, to go round: another episode of the same batch
+            is taken twice.
+        on_save_failure: what follows if a checkpoint or a row of a log cannot be written: "stop"
+            the run, or "warn", go on and try again.
+        validate: gives the means of query loss (as `loss`) and metrics on validation tasks, which
+            are written to `validation.csv`; None: no validation.
+        validate_every: meta-steps between two validations.
+        keep_best: whether to keep the checkpoint of the lowest validation loss beside the newest.
+        patience: stop after so many validations without a new best; None: never.
         callbacks: further Keras callbacks; an epoch is the stretch between two log entries.
 
     Returns:
         Number of meta-steps taken in this call.
 
     Raises:
-        AdaptationError: the flow of a task fails, and the learner does not drop such tasks.
-        KeyboardInterrupt: raised again after a checkpoint is saved; its text says how to resume.
+        AdaptationError: a task or a meta-update fails, and the learner does not drop such tasks.
+        TrainingError: too many tasks are dropped, or the family has no more episodes.
+        SaveError: a checkpoint cannot be written, or there is no room for two.
+        UsageError: another process trains in `workdir`, or no checkpoint there is whole.
+        Stopped: a `KeyboardInterrupt`, after a checkpoint is saved; its text says how to resume.
     """
-    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(learner, workdir)
-    first = checkpoints.restore()
-    callbacks = [*callbacks, *_callbacks(checkpoints, workdir, checkpoint_every)]
-    try:
-        while checkpoints.step < num_meta_steps:
-            step = checkpoints.step
-            episodes = family.episodes("train", batch_size=meta_batch_size, seed=seed, start=step)
-            learner.fit(
-                episodes,
-                **_epochs(step, num_meta_steps, log_every),
-                callbacks=callbacks,
-                shuffle=False,
-                verbose=1 if sys.stdout.isatty() else 2,
-            )
-            if learner.stop_training:
-                break
-    except KeyboardInterrupt:
-        if checkpoints.step > first:
+    saving, folder = Saving(on_save_failure), pathlib.Path(workdir)
+    with stopping.caught(), locked(workdir):
+        checkpoints = Checkpoints(learner, workdir, verify=verify_checkpoints)
+        first = checkpoints.resume()
+        saving.require_room(folder, checkpoints.size)
+        logs = _logs(learner, checkpoints, folder, num_meta_steps, saving, max_dropped)
+        validation = validate and Validation(
+            validate, checkpoints, workdir, saving, validate_every, keep_best, patience
+        )
+        saves = [SaveCheckpoints(checkpoints, checkpoint_every, saving), _StopAtSignals()]
+        every = [*callbacks, *logs, *([validation] if validation else []), *saves]
+        try:
+            is_enough = validation.catch_up() if validation else False
+            while checkpoints.step < num_meta_steps and not is_enough:
+                step = checkpoints.step
+                stream = family.episodes("train", batch_size=meta_batch_size, seed=seed, start=step)
+                learner.fit(
+                    skipping(stream, skip_episodes, meta_batch_size, step),
+                    **_epochs(step, num_meta_steps, log_every),
+                    callbacks=every,
+                    verbose=1 if sys.stdout.isatty() else 2,
+                )
+                is_enough = learner.stop_training
+            if checkpoints.step > first:
+                checkpoints.save()
+        except KeyboardInterrupt:
+            raise _stopped(checkpoints, first, num_meta_steps) from None
+        finally:
+            stopping.release()
+        return checkpoints.step - first
+
+
+def _logs(
+    learner: MetaLearner,
+    checkpoints: Checkpoints,
+    folder: pathlib.Path,
+    num_meta_steps: int,
+    saving: Saving,
+    max_dropped: float,
+) -> list[keras.callbacks.Callback]:
+    logs = [
+        _RequireEpisodes(checkpoints, num_meta_steps),
+        CsvLog(checkpoints, folder / LOG_FILE, saving),
+        TensorBoard(checkpoints, folder / TENSORBOARD_FOLDER, saving),
+    ]
+    if learner.on_failure == "drop":
+        path = folder / DROPPED_FILE
+        logs.append(WatchDroppedTasks(checkpoints, path, max_dropped, saving))
+    return logs
+
+
+class _StopAtSignals(keras.callbacks.Callback):
+    """Stops between two meta-steps. Before the first one there is nothing to wait for."""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        stopping.hold()
+        if stopping.arrived() is not None:
+            raise KeyboardInterrupt
+
+
+class _RequireEpisodes(keras.callbacks.Callback):
+    """Ends a run whose family has no more episodes; Keras would begin with the first again."""
+
+    def __init__(self, checkpoints: Checkpoints, num_meta_steps: int) -> None:
+        super().__init__()
+        self._checkpoints = checkpoints
+        self._num_meta_steps = num_meta_steps
+        self._first = self._at_begin = checkpoints.step
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._at_begin = self._checkpoints.step
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        step = self._checkpoints.step
+        if self.model.stop_training or step == self._at_begin + self.params["steps"]:
+            return
+        if step > self._first:
+            self._checkpoints.save()
+        reached = f"{step} meta-steps are done and saved" if step else "there are none at all"
+        raise TrainingError(
+            f"Expected training episodes for {self._num_meta_steps} meta-steps, got too few: "
+            f"{reached}. Give more (a generator that does not end, a data set that is not empty), "
+            f"or pass fewer meta-steps."
+        )
+
+
+def _stopped(checkpoints: Checkpoints, first: int, num_meta_steps: int) -> stopping.Stopped:
+    """Saves, and returns what says so."""
+    stopping.hold()
+    number, step = stopping.arrived(), checkpoints.step
+    reached = f"{stopping.by_what(number)} after meta-step {step} of {num_meta_steps}"
+    if step == 0:
+        reached = f"{stopping.by_what(number)} before the first meta-step, with nothing to save"
+    elif step > first:
+        try:
             checkpoints.save()
-        raise KeyboardInterrupt(
-            f"Stopped and saved after meta-step {checkpoints.step} of {num_meta_steps}; run the "
-            "same command again to resume."
-        ) from None
-    if checkpoints.step > first:
-        checkpoints.save()
-    return checkpoints.step - first
+            reached += ", which is saved"
+        except SaveError as error:
+            reached += f", which is not saved ({error})"
+    text = f"{reached}; run the same command again to go on."
+    return stopping.Stopped(text) if number is None else stopping.Stopped(text, number)
 
 
 def _epochs(step: int, num_meta_steps: int, log_every: int) -> dict[str, int]:
@@ -87,14 +196,3 @@ def _epochs(step: int, num_meta_steps: int, log_every: int) -> dict[str, int]:
         length = min(log_every - done, num_meta_steps - step)
         return {"initial_epoch": epoch, "epochs": epoch + 1, "steps_per_epoch": length}
     return {"initial_epoch": epoch, "epochs": epoch + whole, "steps_per_epoch": log_every}
-
-
-def _callbacks(
-    checkpoints: Checkpoints, workdir: PathLike, checkpoint_every: int
-) -> list[keras.callbacks.Callback]:
-    folder = pathlib.Path(workdir)
-    return [
-        CsvLog(checkpoints, folder / LOG_FILE),
-        TensorBoard(checkpoints, folder / TENSORBOARD_FOLDER),
-        SaveCheckpoints(checkpoints, checkpoint_every),
-    ]

@@ -77,6 +77,25 @@ def test_a_finished_run_goes_on_to_more_meta_steps(call, workdir):
     assert experiment.Experiment.read(workdir).num_meta_steps == 4
 
 
+def test_an_evaluation_that_was_interrupted_is_made_by_the_same_command(call, workdir, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    longer = (*TINY, f"--workdir={workdir}", "--num_meta_steps=4")
+    with monkeypatch.context() as patch:
+        patch.setattr(train_command, "report_evaluation", interrupted)
+        assert call(train_command, *longer) == 130
+    assert call(train_command, *longer) is None
+    assert json.loads((workdir / "evaluation.json").read_text())["meta_step"] == 4
+
+
+def test_what_was_merely_asked_for_is_no_setting_of_the_run(call, workdir):
+    before = (workdir / experiment.CONFIG_FILE).read_text()
+    asked = (*TINY, f"--workdir={workdir}", "--num_meta_steps=2", "--checkpoint_every=7")
+    assert call(train_command, *asked) is None
+    assert (workdir / experiment.CONFIG_FILE).read_text() == before
+
+
 def test_another_configuration_is_refused_by_the_flags_that_differ(call, workdir):
     words = call(train_command, *TINY, f"--workdir={workdir}", "--final_time=0.3", "--seed=1")
     assert words == (
@@ -213,6 +232,27 @@ def test_settings_are_read_as_they_were_written(tmp_path):
     settings = experiment.Experiment(hidden_units=(3, 4), final_time=0.1, adapted_layers=("a",))
     settings.write(tmp_path)
     assert experiment.Experiment.read(tmp_path) == settings
+
+
+def test_files_have_the_mode_that_the_umask_gives(tmp_path):
+    before = os.umask(0o077)
+    try:
+        files.write_atomically(tmp_path / "file", "text")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_next_write_removes_what_a_kill_left_but_nothing_else(tmp_path):
+    (tmp_path / ".file.0123abcd").write_text("half")
+    (tmp_path / ".file.template-of-a-user").write_text("kept")
+    (tmp_path / ".other.0123abcd").write_text("kept")
+    files.write_atomically(tmp_path / "file", "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".file.template-of-a-user",
+        ".other.0123abcd",
+        "file",
+    ]
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):

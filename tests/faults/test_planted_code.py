@@ -19,14 +19,13 @@ import pytest
 import small_data
 from keras.src.saving.serialization_lib import SafeModeScope
 
-from amaml_tf import tasks
+from amaml_tf import tasks, training
 from amaml_tf.commands import flag_files
 from amaml_tf.experiment import CONFIG_FILE, Experiment
 from amaml_tf.saved_model import load_initialization
 from amaml_tf.saved_model.versions import KERAS_MODEL
 from amaml_tf.tasks.class_split import read_split_file
 from amaml_tf.tasks.ratings.ratings_file import read_ratings_csv
-from amaml_tf.training import checkpoints
 
 
 class Bait:
@@ -69,10 +68,10 @@ def run_folder(path: pathlib.Path) -> None:
 
 
 def checkpoint_folder(path: pathlib.Path) -> None:
-    folder = path.parent / checkpoints.CHECKPOINT_FOLDER
+    folder = path.parent / training.CHECKPOINT_FOLDER
     folder.mkdir()
     path.rename(folder / "checkpoint")
-    checkpoints.require_checkpoint(path.parent)
+    training.require_checkpoint(path.parent)
 
 
 READERS: dict[str, Callable[[pathlib.Path], object]] = {

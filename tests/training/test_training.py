@@ -129,7 +129,7 @@ def test_other_episodes_give_another_result(runs, whole, tmp_path):
 
 
 def test_an_interruption_saves_and_says_how_to_go_on(runs, whole, tmp_path):
-    with pytest.raises(KeyboardInterrupt, match="after meta-step 3 of 7; run the same command"):
+    with pytest.raises(KeyboardInterrupt, match="after meta-step 3 of 7, which is saved; run"):
         runs.train(tmp_path, 7, callbacks=[StopAfter(3)])
     assert_equal(runs.train(tmp_path, 7), whole[1])
     assert logged_steps(tmp_path) == [2, 4, 6, 7]

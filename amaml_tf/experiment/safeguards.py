@@ -1,0 +1,44 @@
+"""The settings of what keeps a run safe: validations, checkpoints, bad tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from amaml_tf.experiment.declaration import ON_RESUMING, Declared, setting
+from amaml_tf.training.saving import ON_SAVE_FAILURE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Safeguards(Declared):
+    """Settings that change no meta-step, but which of them are made, and what is kept of them."""
+
+    max_dropped: float = setting(
+        "Largest fraction of tasks that --on_failure=drop may leave out of 100 meta-steps.",
+        0.5,
+        least=0,
+        may_change=ON_RESUMING,
+    )
+    skip_episodes: tuple[int, ...] | None = setting(
+        "Numbers of training episodes to go round.", least=0, may_change=ON_RESUMING
+    )
+    verify_checkpoints: bool | None = setting(
+        "Read each checkpoint back. Default: up to 256 MiB.", may_change=ON_RESUMING
+    )
+    on_save_failure: str = setting(
+        "If a checkpoint or a row of a log cannot be written: stop, or warn and go on.",
+        "stop",
+        choices=lambda: ON_SAVE_FAILURE,
+        may_change=ON_RESUMING,
+    )
+    validate_every: int | None = setting(
+        "Meta-steps between two validations. Default: none.", least=1, may_change=ON_RESUMING
+    )
+    num_validation_episodes: int = setting(
+        "Episodes of a validation.", 100, least=2, may_change=ON_RESUMING
+    )
+    keep_best: bool = setting(
+        "Keep the checkpoint of the lowest validation loss.", True, may_change=ON_RESUMING
+    )
+    patience: int | None = setting(
+        "Stop after so many validations without a new best.", least=1, may_change=ON_RESUMING
+    )
