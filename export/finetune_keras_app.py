@@ -90,10 +90,8 @@ def read_csv(path, model, target, classes):
         sys.exit(f"Expected a column {target!r} in {path}, got {', '.join(rows[0])}.")
     names = [name for name in rows[0] if name != target]
     wanted = model.inputs[0]
-    if wanted.dtype == "string" or "int" in wanted.dtype:  # identifiers
-        convert = str if wanted.dtype == "string" else int
-    else:
-        convert = float
+    kinds = {"string": str, "int32": int, "int64": int}  # of identifiers
+    convert = kinds.get(wanted.dtype, float)
     x = tf.constant([[convert(row[name]) for name in names] for row in rows], wanted.dtype)
     if len(wanted.shape) == 1:  # one value an example
         x = tf.squeeze(x, axis=-1)
