@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import re
 import tempfile
+from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -33,6 +34,7 @@ from amaml_tf.units import Units
 #: More stages than any step on the networks of the papers takes; their table has 175 kB.
 _MAX_NUM_STAGES = 128
 SIGNATURE = "adapt_and_predict"
+LITE_MODEL = Path("assets.extra", "initialization.tflite")
 #: The layers whose gradients LiteRT can compute.
 _ADAPTABLE = (keras.layers.Dense, keras.layers.BatchNormalization, keras.layers.LayerNormalization)
 
@@ -92,6 +94,14 @@ def lite_model(
             return _answer(adapter, algorithm, support_x, support_y, query_x)
 
     return _converted(adapt_and_predict, learner.model)
+
+
+def write_lite(content: bytes, version: Path) -> None:
+    """Writes a LiteRT file into the folder of a version, completely or not at all."""
+    path = version / LITE_MODEL
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
 
 
 def _answer(

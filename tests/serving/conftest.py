@@ -1,16 +1,12 @@
 """Exports that the tests of serving share."""
 
-import csv
 import importlib
-import pathlib
 import sys
 
-import numpy as np
 import pytest
+from serving_data import EXPORT
 
 import amaml_tf as amaml
-
-EXPORT = pathlib.Path(__file__).parents[2] / "export"
 
 
 @pytest.fixture(scope="session")
@@ -36,18 +32,3 @@ def client_module():
         yield importlib.import_module("client_grpc")
     finally:
         sys.path.remove(str(EXPORT))
-
-
-def examples(size, seed=0):
-    """Returns examples of a function of two variables."""
-    x = np.random.default_rng(seed).normal(size=(size, 2)).astype("float32")
-    return x, np.sin(x[:, :1] + 2 * x[:, 1:])
-
-
-def write_csv(path, x, y=None):
-    """Writes examples to a CSV file, with the target in the last column if there is one."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["first", "second"] + ([] if y is None else ["target"]))
-        writer.writerows(x if y is None else np.hstack([x, y]))
-    return path

@@ -13,6 +13,7 @@ import json
 import pathlib
 import threading
 import time
+from typing import Any
 
 import grpc
 import numpy as np
@@ -65,11 +66,11 @@ class Version:
 class Server:
     """Serves the newest version in a folder; use it as a context."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: pathlib.Path):
         self._folder = pathlib.Path(folder)
         self._stopped = threading.Event()
         self.versions = []  # numbers, in the order in which they were loaded
-        self.newest = None
+        self.newest: Any = None
 
     def __enter__(self):
         self._load_new_ones()

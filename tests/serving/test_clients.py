@@ -8,7 +8,7 @@ import sys
 import grpc
 import numpy as np
 import pytest
-from conftest import EXPORT, examples, write_csv
+from serving_data import EXPORT, examples, write_csv
 
 SUPPORT, QUERY = examples(12, seed=1), examples(5, seed=2)
 

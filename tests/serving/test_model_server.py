@@ -22,7 +22,7 @@ def program(tmp_path_factory):
         [
             *(compiler, "-O0", *flags, "-isystem", tf.sysconfig.get_include(), PROGRAM),
             *("-o", built, f"-L{folder}", f"-Wl,-rpath,{folder}"),
-            *("-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"),
+            *("-Wl,--no-as-needed", "-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"),
         ],
         check=True,
     )
