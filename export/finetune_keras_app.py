@@ -154,7 +154,7 @@ def fine_tune(model, training, validation, classes, options, folder):
         normalized = getattr(model.layers[-1], "activation", None) is keras.activations.softmax
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not normalized)
         metrics = ["accuracy"]
-    model.compile(keras.optimizers.Adam(options.learning_rate), loss, metrics)
+    model.compile(keras.optimizers.Adam(options.learning_rate), loss=loss, metrics=metrics)
     monitor = "val_loss" if validation else "loss"
     callbacks = [
         keras.callbacks.EarlyStopping(

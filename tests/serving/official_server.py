@@ -69,7 +69,7 @@ class Server:
     def __init__(self, folder: pathlib.Path):
         self._folder = pathlib.Path(folder)
         self._stopped = threading.Event()
-        self.versions = []  # numbers, in the order in which they were loaded
+        self.versions: list[int] = []  # numbers, in the order in which they were loaded
         self.newest: Any = None
 
     def __enter__(self):
