@@ -154,6 +154,9 @@ def fine_tune(model, training, validation, classes, options, folder):
         normalized = getattr(model.layers[-1], "activation", None) is keras.activations.softmax
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not normalized)
         metrics = ["accuracy"]
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.9  # Keras's 0.99 needs hundreds of steps to follow small data
     model.compile(keras.optimizers.Adam(options.learning_rate), loss=loss, metrics=metrics)
     monitor = "val_loss" if validation else "loss"
     callbacks = [
