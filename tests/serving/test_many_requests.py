@@ -141,6 +141,6 @@ def test_good_ones_are_right_and_bad_ones_refused(served, client_module, tmp_pat
     bad = {outcome for kind, outcome in counts.outcomes if kind != "good"}
     assert (good, bad) == ({"right"}, {refused})
     assert {"rows", "rank", "width", "empty"} <= {kind for kind, _ in counts.outcomes}
-    assert counts.slowest_refusal < 5
+    assert counts.slowest_refusal < 10  # the same two cores load versions, and export them
     # Every version that is loaded takes some memory; requests take none.
     assert grown < (newest + 1) * 60 * 2**20
