@@ -147,7 +147,7 @@ def main(_: list[str]) -> None:
         for name, make in (("dense, 10 examples", sinusoid), ("images, 5 examples", images))
     }
     facts = "\n".join(
-        f"- {name}: `{value}`" for name, value in provenance("benchmarks.serving").items()
+        f"- {name}: `{value}`" for name, value in provenance("python -m benchmarks.serving").items()
     )
     text = (
         "# Latency of an export\n\nMilliseconds of one request in a session on the SavedModel, "
