@@ -28,11 +28,8 @@ from amaml_tf.experiment.task_file import stored_task
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.saved_model import Bounds, describe, save_initialization
 from amaml_tf.saved_model.bounds import default_bounds
-<<<<<<< HEAD
-from amaml_tf.saved_model.writing import QUERY_STATISTICS
-=======
 from amaml_tf.saved_model.lite import lite_model, write_lite
->>>>>>> 5dae470 (amaml-export --lite; a C++ program replays warm-up requests and joins requests)
+from amaml_tf.saved_model.writing import QUERY_STATISTICS
 from amaml_tf.tasks import TaskFamily
 from amaml_tf.training import LOG_FILE, require_checkpoint, restore
 
@@ -97,7 +94,10 @@ def main(kind: type[Experiment] = Experiment) -> None:
     step = restore(learner, workdir)
     evaluation = _evaluation_of(experiment, workdir, step)
     units = family.units if _RAW_UNITS.value else None
-    lite = lite_model(learner, _support_rows(family, "test"), units=units) if _LITE.value else None
+    lite = None
+    if _LITE.value:
+        rows, statistics = _support_rows(family, "test"), _QUERY_STATISTICS.value
+        lite = lite_model(learner, rows, units=units, query_statistics=statistics)
     written = save_initialization(
         learner,
         folder,

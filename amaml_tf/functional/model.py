@@ -295,9 +295,8 @@ class FunctionalModel(ParameterVectors):
         self, one: Callable[[tuple[Tensors, ...]], T], tasks: tuple[Tensors, ...], spec: Spec
     ) -> T:
         if tf.nest.flatten(tasks)[0].shape[0] == 1:
-            # A loop over one task would cost time, and has no equivalent in LiteRT.
-            result = one(tf.nest.map_structure(lambda v: v[0], tasks))
-            return tf.nest.map_structure(lambda v: v[tf.newaxis], result)
+            task = tf.nest.map_structure(lambda v: v[0], tasks)  # LiteRT has no map_fn
+            return tf.nest.map_structure(lambda v: v[tf.newaxis], one(task))
         if self.vectorize:
             return tf.vectorized_map(one, tasks, warn=False)
         return tf.map_fn(one, tasks, fn_output_signature=spec, parallel_iterations=8)

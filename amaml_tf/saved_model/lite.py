@@ -45,6 +45,7 @@ def lite_model(
     *,
     units: Units | None = None,
     target_spec: tf.TensorSpec | None = None,
+    query_statistics: str = "support",
 ) -> bytes:
     """Returns a LiteRT file with the signature `adapt_and_predict`.
 
@@ -58,6 +59,7 @@ def lite_model(
         support_rows: the number of support examples, >= 1. LiteRT refuses other numbers.
         units: as for `save_initialization`.
         target_spec: as for `save_initialization`.
+        query_statistics: as for `save_initialization`.
 
     Raises:
         UsageError: LiteRT cannot compute what the model, the units or the solver need; the message
@@ -68,7 +70,12 @@ def lite_model(
     _check_layers(learner.function)
     algorithm = _without_double_precision(learner.algorithm)
     interface = interface_of(
-        learner.function, input_spec=None, target_spec=target_spec, units=units, class_names=()
+        learner.function,
+        input_spec=None,
+        target_spec=target_spec,
+        units=units,
+        class_names=(),
+        query_statistics=query_statistics,
     )
     if len(interface.inputs) != 1 or len(interface.outputs) != 1:
         raise UsageError(
@@ -120,8 +127,10 @@ def _answer(
     before, _ = function.query(*start, state, *support)
     after, _ = function.query(adapted, start.held, state, *support)
     parameters = function.unravel(adapted[0], start.held[0])
-    query = adapter.inputs({"": query_x})
-    outputs, _ = function.predict(parameters, state, query, adapting=False)
+    examples = tf.nest.map_structure(lambda v: v[0], support)
+    found = function.statistics_of(parameters, state, examples)
+    statistics = [found[place] for place in adapter.places_of_statistics]
+    outputs = adapter.predict(parameters, statistics, {"": query_x})
     if units is not None and units.targets is not None:
         outputs = units.targets.raw(outputs)
     return {

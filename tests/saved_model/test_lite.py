@@ -65,20 +65,22 @@ def classifier():
     return amaml.models.convolutional_network((16, 16, 1), 3, filters=4, num_blocks=2, seed=0)
 
 
-def test_a_classifier_whose_head_adapts():
+@pytest.mark.parametrize("statistics", ["support", "batch"])
+def test_a_classifier_whose_head_adapts(statistics):
     learner = learner_of(
         classifier(),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         amaml.algorithms.ANIL(0.5, 5),
     )
-    runner, _ = runner_of(learner, 6)
+    runner, _ = runner_of(learner, 6, query_statistics=statistics)
     rng = np.random.default_rng(0)
     x, query_x = rng.uniform(size=(2, 6, 16, 16, 1)).astype("float32")
     y = np.array([0, 0, 1, 1, 2, 2], "int32")
     answer = runner(support_x=x, support_y=y, query_x=query_x)
     episodes = tf.nest.map_structure(lambda v: v[np.newaxis], ((x, y), (query_x, y)))
     before, after, _ = learner.predict_episodes(episodes)
-    np.testing.assert_allclose(answer["predictions"], after[1][0], rtol=1e-4, atol=1e-4)
+    expected = after[1][0] if statistics == "batch" else learner.adapt((x, y))(query_x)
+    np.testing.assert_allclose(answer["predictions"], expected, rtol=1e-4, atol=1e-4)
     assert abs(after[1] - before[1]).numpy().max() > 0.01
 
 
