@@ -1,6 +1,7 @@
 """`amaml-export`: writes the initialization that a run has learned as a SavedModel.
 
     amaml-export --workdir=runs/sinusoid --export_dir=exports/sinusoid
+    amaml-export --workdir=runs/sinusoid --export_dir=exports/sinusoid --lite
     amaml-export --describe=exports/sinusoid
 
 The settings are those of the run; flags change how the export adapts, such as --final_time or
@@ -27,6 +28,7 @@ from amaml_tf.experiment.task_file import stored_task
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.saved_model import Bounds, describe, save_initialization
 from amaml_tf.saved_model.bounds import default_bounds
+from amaml_tf.saved_model.lite import lite_model, write_lite
 from amaml_tf.saved_model.writing import QUERY_STATISTICS
 from amaml_tf.tasks import TaskFamily
 from amaml_tf.training import LOG_FILE, require_checkpoint, restore
@@ -68,6 +70,12 @@ _MAX_GRADIENT_EVALUATIONS = DEFINE_integer(
 _MAX_SUPPORT_ROWS = DEFINE_integer(
     "max_support_rows", None, "Bound of a request. Default: ten times the rows of the run's tasks."
 )
+_LITE = DEFINE_bool(
+    "lite",
+    False,
+    "Also write assets.extra/initialization.tflite, which adapts on a phone. It takes as many "
+    "support examples as the run's tasks of testing have.",
+)
 _DESCRIBE = DEFINE_string(
     "describe", None, "Print what the export in this folder is, and write nothing."
 )
@@ -85,11 +93,16 @@ def main(kind: type[Experiment] = Experiment) -> None:
     learner = experiment.make_learner(family)
     step = restore(learner, workdir)
     evaluation = _evaluation_of(experiment, workdir, step)
+    units = family.units if _RAW_UNITS.value else None
+    lite = None
+    if _LITE.value:
+        rows, statistics = _support_rows(family, "test"), _QUERY_STATISTICS.value
+        lite = lite_model(learner, rows, units=units, query_statistics=statistics)
     written = save_initialization(
         learner,
         folder,
         _VERSION.value,
-        units=family.units if _RAW_UNITS.value else None,
+        units=units,
         class_names=_CLASS_NAMES.value or (),
         bounds=_bounds(learner, family, _evaluations(kind.read(workdir), experiment, workdir)),
         query_statistics=_QUERY_STATISTICS.value,
@@ -101,13 +114,14 @@ def main(kind: type[Experiment] = Experiment) -> None:
             "evaluation": evaluation,
         },
     )
+    if lite is not None:
+        write_lite(lite, written)
     print(f"Initialization after meta-step {step} written to {written}.")
 
 
 def _bounds(learner: MetaLearner, family: TaskFamily, evaluations: float | None) -> Bounds:
     """Returns the bounds that flags give, or those that follow from the run."""
-    of_class = max(family.sizes(split)[0] for split in ("train", "test"))
-    rows = of_class * (family.num_outputs if family.kind == "classification" else 1)
+    rows = max(_support_rows(family, split) for split in ("train", "test"))
     given = {
         "max_gradient_evaluations": _MAX_GRADIENT_EVALUATIONS.value,
         "max_support_rows": _MAX_SUPPORT_ROWS.value,
@@ -116,6 +130,12 @@ def _bounds(learner: MetaLearner, family: TaskFamily, evaluations: float | None)
         default_bounds(learner.algorithm, evaluations, rows),
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def _support_rows(family: TaskFamily, split: str) -> int:
+    """Returns the number of support examples of a task."""
+    of_class = family.sizes(split)[0]
+    return of_class * (family.num_outputs if family.kind == "classification" else 1)
 
 
 def _evaluation_of(

@@ -11,10 +11,7 @@ import tensorflow as tf
 from amaml_tf.aliases import Tensors
 from amaml_tf.episodes import Examples
 from amaml_tf.functional import keras_patches
-from amaml_tf.functional.checks import (
-    check_model,
-    refuse_losses_of_activities,
-)
+from amaml_tf.functional.checks import check_model, refuse_losses_of_activities
 from amaml_tf.functional.example_weights import blanked, counts, filled
 from amaml_tf.functional.loss import Loss, LossWeights, TaskLoss
 from amaml_tf.functional.parameters import ParameterVectors
@@ -73,7 +70,7 @@ class FunctionalModel(ParameterVectors):
     def arrange(self, vectorize: bool) -> None:
         """Changes whether the tasks are evaluated as one vectorised program; traces anew."""
         self.vectorize = vectorize
-        # Traced once and called from every loop: a solver's graph holds one copy of each.
+        # Traced once and called from every loop: a solver's graph has one copy of each.
         self.gradient = tf.function(self._gradient, autograph=False)
         self.curvature = tf.function(self._curvature, autograph=False)
         self.query = tf.function(self._query, autograph=False)
@@ -294,6 +291,9 @@ class FunctionalModel(ParameterVectors):
     def _map(
         self, one: Callable[[tuple[Tensors, ...]], T], tasks: tuple[Tensors, ...], spec: Spec
     ) -> T:
+        if tf.nest.flatten(tasks)[0].shape[0] == 1:  # LiteRT has no map_fn
+            one_result = one(tf.nest.map_structure(lambda v: v[0], tasks))
+            return tf.nest.map_structure(lambda v: v[tf.newaxis], one_result)
         if self.vectorize:
             return tf.vectorized_map(one, tasks, warn=False)
         return tf.map_fn(one, tasks, fn_output_signature=spec, parallel_iterations=8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 _DAMPING = 2.0 / 13.0  # epsilon of the paper
@@ -78,6 +79,36 @@ def coefficients(num_stages: tf.Tensor, j: tf.Tensor, dtype: tf.DType) -> Coeffi
     )
     mu, nu, mu_tilde, gamma_tilde = (tf.cast(x, dtype)[:, tf.newaxis] for x in columns)
     return Coefficients(mu, nu, mu_tilde, gamma_tilde, stage_time(num_stages, j, dtype))
+
+
+class Table:
+    """The coefficients of every stage of steps of at most `max_num_stages` stages, from a table.
+
+    A call gives what `coefficients` gives. It is for machines that lack the functions of the
+    closed form, or double precision.
+    """
+
+    def __init__(self, max_num_stages: int) -> None:
+        # The stages of a step are 0 to s; one more is idle, as all after it.
+        counts = np.arange(2, max_num_stages + 1)
+        stages = np.concatenate([np.arange(s + 2) for s in counts])
+        with tf.init_scope():
+            columns = coefficients(
+                tf.constant(np.repeat(counts, counts + 2), tf.int32),
+                tf.constant(stages, tf.int32),
+                tf.float64,
+            )
+            self._rows = np.column_stack([column.numpy() for column in columns])
+        starts = np.concatenate([[0, 0], np.cumsum(np.concatenate([[0], counts[:-1] + 2]))])
+        self._starts = starts.astype("int32")
+
+    def __call__(self, num_stages: tf.Tensor, j: tf.Tensor, dtype: tf.DType) -> Coefficients:
+        """Returns the coefficients of stage j >= 0, as `coefficients` does."""
+        num_stages = tf.maximum(num_stages, 2)
+        row = tf.gather(tf.constant(self._starts), num_stages) + tf.minimum(j, num_stages + 1)
+        columns = tf.gather(tf.constant(self._rows, dtype), row)
+        mu, nu, mu_tilde, gamma_tilde = (columns[:, i : i + 1] for i in range(4))
+        return Coefficients(mu, nu, mu_tilde, gamma_tilde, columns[:, 4])
 
 
 def stage_time(num_stages: tf.Tensor, j: tf.Tensor, dtype: tf.DType) -> tf.Tensor:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from amaml_tf.errors import UsageError
-from amaml_tf.solvers.chebyshev_coefficients import coefficients, stage_time
+from amaml_tf.solvers.chebyshev_coefficients import (
+    Coefficients,
+    Table,
+    coefficients,
+    stage_time,
+)
 from amaml_tf.solvers.method import Memory, Step
 from amaml_tf.solvers.power_iteration import power_iteration
 from amaml_tf.solvers.step_size_control import StepSizeControl
@@ -117,6 +123,7 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
         self.num_stages = num_stages
         self.refresh_every = int(refresh_every)
         self.power_iterations = int(power_iterations)
+        self._coefficients: Table | Callable[..., Coefficients] = coefficients
 
     def bounded(self, max_num_stages: int) -> RungeKuttaChebyshev:
         if self.max_num_stages <= max_num_stages:
@@ -124,6 +131,12 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
         bounded = copy.copy(self)
         bounded.max_num_stages = max_num_stages
         return bounded
+
+    def tabulated(self, max_num_stages: int) -> RungeKuttaChebyshev:
+        """Returns this method, limited as `bounded`, which reads its coefficients from a table."""
+        tabulated = copy.copy(self.bounded(max_num_stages))
+        tabulated._coefficients = Table(tabulated.max_num_stages)  # noqa: SLF001 - its own class
+        return tabulated
 
     # -- one step -------------------------------------------------------------------------------
 
@@ -154,7 +167,7 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
             if recording:
                 row = tf.where(j > 0, tf.minimum(offset + j - 1, last_point), last_point)
                 points = points.write(row, y)
-            c = coefficients(num_stages, j, state.dtype)
+            c = self._coefficients(num_stages, j, state.dtype)
             # Y_j of equations (2.2), (2.3)
             new = (
                 (1 - c.mu - c.nu) * state
@@ -163,7 +176,7 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
                 + h_column * (c.mu_tilde * f + c.gamma_tilde * f0)
             )
             f = system.derivative(time + h * c.c, new)
-            return j + 1, new, y, tf.where(j == 0, f, f0), f, points
+            return j + 1, new, _copy(y, j), tf.where(j == 0, f, f0), f, points
 
         # Stage 0 only evaluates f at the start, if it is not known.
         most = tf.reduce_max(num_stages)
@@ -265,10 +278,18 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
     def plan(self, memory: Memory, step_size: tf.Tensor) -> tf.Tensor:
         if self.num_stages is not None:
             return tf.fill(tf.shape(step_size), self.num_stages)
-        stiffness = tf.cast(step_size * _RADIUS_SAFETY * _Memory(*memory).radius, tf.float64)
+        stiffness = step_size * _RADIUS_SAFETY * _Memory(*memory).radius
         stages = 1 + tf.cast(tf.sqrt(_STABILITY * stiffness + 1), tf.int32)
         return tf.clip_by_value(stages, 2, self.max_num_stages)
 
     def spectral_radius(self, memory: Memory, like: tf.Tensor) -> tf.Tensor:
         del like
         return _Memory(*memory).radius
+
+
+def _copy(y: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
+    """Returns a copy of y, by an operation that no compiler can drop; j >= 0.
+
+    LiteRT overwrites a variable of a loop before it hands it on as another one.
+    """
+    return tf.where(j < 0, tf.zeros_like(y), y)

@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from amaml_tf import solvers
-from amaml_tf.solvers import loop
+from amaml_tf.solvers import chebyshev_coefficients, loop
 from amaml_tf.solvers.diagnostics import NON_FINITE
 from amaml_tf.solvers.system import System
 from amaml_tf.solvers.trajectory import checkpoint_slot, checkpoint_stride
@@ -207,3 +207,13 @@ def test_checkpoints_survive_thinning():
 def test_wrong_arguments_are_named(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+def test_coefficients_from_a_table_are_those_of_the_closed_form():
+    table = chebyshev_coefficients.Table(12)
+    num_stages = tf.constant([2, 5, 12])
+    for j in range(14):
+        expected = chebyshev_coefficients.coefficients(num_stages, tf.constant(j), tf.float64)
+        found = table(num_stages, tf.constant(j), tf.float64)
+        for name in expected._fields:
+            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-10)

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Sends labelled examples and queries to a model server by curl, and prints its JSON answer.
+#
+#     ./client_curl.sh support.csv query.csv [localhost:8501] [initialization]
+#
+# The CSV files have a header. The last column of the first is the target; the second has no target.
+# For classifiers, whose targets are labels: LABELS=1 ./client_curl.sh ...
+set -euo pipefail
+support=$1 query=$2 server=${3:-localhost:8501} model=${4:-initialization}
+
+# rows FILE FIRST LAST: JSON rows of columns FIRST to LAST, where 0 is the last and -1 the one before.
+rows() {
+    awk -F, -v first="$2" -v last="$3" '
+        NR > 1 { sub(/\r$/, ""); from = first > 0 ? first : NF + first; to = last > 0 ? last : NF + last
+            row = $from; for (i = from + 1; i <= to; i++) row = row "," $i
+            printf "%s[%s]", separator, row; separator = "," }' "$1"
+}
+targets=$(rows "$support" 0 0)
+[[ ${LABELS:-0} == 1 ]] && targets=${targets//[\[\]]/}
+curl --silent --show-error --max-time 30 --data @- "http://$server/v1/models/$model:predict" <<END
+{"signature_name": "adapt_and_predict", "inputs": {
+  "support_x": [$(rows "$support" 1 -1)], "support_y": [$targets], "query_x": [$(rows "$query" 1 0)]}}
+END

@@ -1,0 +1,236 @@
+"""Fine-tunes an exported initialization in plain Keras, on a CSV file or a folder of images.
+
+    python finetune_keras_app.py --initialization=EXPORT --data=examples.csv --output=tuned
+    python finetune_keras_app.py --initialization=EXPORT --data=images --output=tuned --new_head
+
+It needs TensorFlow and Keras, and draws curves if matplotlib is there. A CSV file has a header; the
+target is its last column, or --target=NAME. A folder of images has one folder for each class.
+
+Written to --output: model.keras (the best epoch), history.csv, metrics.json, curves.png.
+"""
+
+import argparse
+import csv
+import json
+import pathlib
+import sys
+
+import keras
+import tensorflow as tf
+
+KERAS_FILE = pathlib.Path("assets.extra", "initialization.keras")
+
+
+def arguments():
+    """Returns the arguments of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--initialization", required=True, help="an export, one version of it, or a .keras file")
+    add("--data", required=True, help="a CSV file, or a folder with a folder of images a class")
+    add("--output", required=True, help="folder to write")
+    add("--test", help="a CSV file or folder to evaluate on; default: the validation examples")
+    add("--target", help="name of the target column; default: the last")
+    add("--classes", action="store_true", help="the CSV file's targets are classes")
+    add("--new_head", action="store_true", help="replace the last dense layer by a new one")
+    add("--epochs", type=int, default=100)
+    add("--batch_size", type=int, default=16)
+    add("--learning_rate", type=float, default=1e-3)
+    add("--validation", type=float, default=0.2, help="share of the examples; 0: no validation")
+    add("--patience", type=int, default=15, help="epochs without progress before it stops")
+    add("--invert", action="store_true", help="swap black and white in images")
+    add("--compare_random", action="store_true", help="train random weights in the same way")
+    add("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+# -- the initialization --------------------------------------------------------------------------
+
+
+def load(path):
+    """Returns the Keras model of an export: of its highest version, unless `path` names one."""
+    path = pathlib.Path(path)
+    if path.suffix != ".keras":
+        if not (path / KERAS_FILE).exists():
+            versions = [int(p.name) for p in path.glob("*") if p.name.isdecimal()]
+            versions = [v for v in versions if (path / str(v) / KERAS_FILE).exists()]
+            if not versions:
+                sys.exit(f"Expected an exported initialization, got {path}; pass its folder.")
+            path = path / str(max(versions))
+        path = path / KERAS_FILE
+    return keras.models.load_model(path, compile=False)
+
+
+def with_new_head(model, num_outputs):
+    """Returns the model with a new last dense layer; what came after the old one is dropped."""
+    head = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)][-1]
+    outputs = keras.layers.Dense(num_outputs, dtype=head.dtype_policy, name="new_head")(head.input)
+    return keras.Model(model.inputs, outputs)
+
+
+def with_random_weights(model):
+    """Returns the model with new weights; what no training changes, such as tables, is kept."""
+    clone = keras.models.clone_model(model)
+    for old, new in zip(model.layers, clone.layers, strict=True):
+        if old.weights and not old.trainable_weights:
+            new.set_weights(old.get_weights())
+    return clone
+
+
+# -- the data ------------------------------------------------------------------------------------
+
+
+def read_csv(path, model, target, classes):
+    """Returns (x, y, class names or None) of a CSV file."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        sys.exit(f"Expected a CSV file with a header and examples, got none in {path}.")
+    target = target or list(rows[0])[-1]
+    if target not in rows[0]:
+        sys.exit(f"Expected a column {target!r} in {path}, got {', '.join(rows[0])}.")
+    names = [name for name in rows[0] if name != target]
+    wanted = model.inputs[0]
+    kinds = {"string": str, "int32": int, "int64": int}  # of identifiers
+    convert = kinds.get(wanted.dtype, float)
+    x = tf.constant([[convert(row[name]) for name in names] for row in rows], wanted.dtype)
+    if len(wanted.shape) == 1:  # one value an example
+        x = tf.squeeze(x, axis=-1)
+    elif x.shape[1:] != wanted.shape[1:]:
+        sys.exit(f"Expected {wanted.shape[1]} columns beside {target!r}, got {len(names)}.")
+    values = [row[target] for row in rows]
+    if not classes:
+        return x, tf.constant([[float(value)] for value in values]), None
+    labels = sorted(set(values))
+    return x, tf.constant([labels.index(value) for value in values]), labels
+
+
+def read_images(path, model, invert):
+    """Returns (x, y, class names) of a folder with a folder of images for each class."""
+    wanted = model.inputs[0]
+    height, width, channels = wanted.shape[1:]
+    images = keras.utils.image_dataset_from_directory(
+        path,
+        color_mode={1: "grayscale", 3: "rgb"}[channels],
+        image_size=(height, width),
+        interpolation="area",
+        batch_size=None,
+        shuffle=False,
+        verbose=False,
+    )
+    x, y = next(iter(images.batch(len(images))))
+    x = 255 - x if invert else x
+    if wanted.dtype == "uint8":
+        return tf.cast(tf.round(x), tf.uint8), y, images.class_names
+    return x / 255, y, images.class_names
+
+
+def read(path, model, options):
+    """Returns (x, y, class names or None)."""
+    if pathlib.Path(path).is_dir():
+        return read_images(path, model, options.invert)
+    return read_csv(path, model, options.target, options.classes)
+
+
+def split(x, y, classes, share, seed):
+    """Returns training and validation examples; each class has its share of both."""
+    order = tf.random.experimental.stateless_shuffle(tf.range(len(y)), seed=(seed, 0)).numpy()
+    kinds = [0] * len(y) if classes is None else y.numpy()
+    taken = []
+    for kind in sorted(set(kinds)):
+        own = [i for i in order if kinds[i] == kind]
+        taken += own[: round(share * len(own))]
+    rest = [i for i in order if i not in set(taken)]
+    return tuple((tf.gather(x, rows), tf.gather(y, rows)) for rows in (rest, taken) if rows)
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+def fine_tune(model, training, validation, classes, options, folder):
+    """Trains with early stopping; the model then holds its best epoch. Returns the history."""
+    if classes is None:
+        loss, metrics = "mse", [keras.metrics.RootMeanSquaredError("rmse")]
+    else:
+        normalized = getattr(model.layers[-1], "activation", None) is keras.activations.softmax
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not normalized)
+        metrics = ["accuracy"]
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.9  # Keras's 0.99 needs hundreds of steps to follow small data
+    model.compile(keras.optimizers.Adam(options.learning_rate), loss=loss, metrics=metrics)
+    monitor = "val_loss" if validation else "loss"
+    callbacks = [
+        keras.callbacks.EarlyStopping(
+            monitor, patience=options.patience, restore_best_weights=True, start_from_epoch=1
+        ),
+        keras.callbacks.ReduceLROnPlateau(monitor, patience=max(1, options.patience // 3)),
+        keras.callbacks.CSVLogger(str(folder / "history.csv")),
+    ]
+    history = model.fit(
+        *training,
+        validation_data=validation,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        callbacks=callbacks,
+        verbose=0,
+    )
+    return history.history
+
+
+def draw(histories, path):
+    """Draws the losses over the epochs, if matplotlib is there."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("No curves: matplotlib is not installed.")
+        return
+    axes = (figure := Figure(figsize=(6, 4))).subplots()
+    for name, history in histories.items():
+        for key, style in (("loss", "--"), ("val_loss", "-")):
+            if key in history:
+                label = f"{name}, {'validation' if key == 'val_loss' else 'training'}"
+                axes.plot(history[key], style, label=label)
+    axes.set(xlabel="epoch", ylabel="loss", yscale="log")
+    axes.legend()
+    figure.savefig(path)
+
+
+def main():
+    """Runs the app."""
+    options = arguments()
+    keras.utils.set_random_seed(options.seed)
+    folder = pathlib.Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = load(options.initialization)
+    x, y, classes = read(options.data, model, options)
+    num_outputs = y.shape[-1] if classes is None else len(classes)
+    if options.new_head:
+        model = with_new_head(model, num_outputs)
+    elif model.output_shape[-1] != num_outputs:
+        sys.exit(
+            f"Expected data for the model's {model.output_shape[-1]} outputs, got {num_outputs}; "
+            "pass --new_head."
+        )
+    training, *others = split(x, y, classes, options.validation, options.seed)
+    validation = others[0] if others else None
+    test = read(options.test, model, options)[:2] if options.test else validation or training
+    models = {"initialization": model}
+    if options.compare_random:
+        models["random weights"] = with_random_weights(model)
+    histories, results = {}, {}
+    for name, each in models.items():
+        keras.utils.set_random_seed(options.seed)
+        place = folder if each is model else folder / "random_weights"
+        place.mkdir(exist_ok=True)
+        history = fine_tune(each, training, validation, classes, options, place)
+        histories[name] = history
+        results[name] = each.evaluate(*test, verbose=0, return_dict=True)
+        results[name]["epochs"] = len(history["loss"])
+        each.save(place / "model.keras")
+        print(name, {key: round(float(value), 4) for key, value in results[name].items()})
+    (folder / "metrics.json").write_text(json.dumps(results, indent=2))
+    draw(histories, folder / "curves.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Exports that the tests of serving share."""
+
+import importlib
+import sys
+
+import pytest
+from serving_data import EXPORT
+
+import amaml_tf as amaml
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    """A learner of functions of two variables, and the folder of its export."""
+    model = amaml.models.multilayer_perceptron((2,), 1, (8,), seed=0)
+    flow = amaml.GradientFlow(final_time=0.5, solver=amaml.solvers.RungeKuttaChebyshev())
+    learner = amaml.MetaLearner(model, amaml.algorithms.AdjointMAML(flow))
+    learner.compile(loss="mse", jit_compile="off")
+    folder = tmp_path_factory.mktemp("exports") / "initialization"
+    amaml.save_initialization(learner, folder)
+    return learner, folder
+
+
+@pytest.fixture(scope="session")
+def client_module():
+    """The module of the gRPC client in export/, which imports the module beside it."""
+    pytest.importorskip(
+        "tensorflow_serving", reason="tensorflow-serving-api is not there: pip install '.[serving]'"
+    )
+    sys.path.insert(0, str(EXPORT))
+    try:
+        yield importlib.import_module("client_grpc")
+    finally:
+        sys.path.remove(str(EXPORT))
