@@ -64,11 +64,16 @@ class TaskFamily(abc.ABC):
         num_test_query: Size | None = None,
         dtype: str = "float32",
     ) -> None:
-        if kind not in KINDS:
-            raise UsageError(f"Expected kind to be one of {KINDS}, got {kind!r}; use one of them.")
+        for each in tf.nest.flatten(kind):
+            if each not in KINDS:
+                raise UsageError(
+                    f"Expected kind to be one of {KINDS}, got {each!r}; use one of them."
+                )
+        for number in tf.nest.flatten(num_outputs):
+            require_positive("num_outputs", number)
         self.kind = kind
-        self.input_shape = tuple(input_shape)
-        self.num_outputs = require_positive("num_outputs", num_outputs)
+        self.input_shape = input_shape
+        self.num_outputs = num_outputs
         self.dtype = dtype
         test_support = num_support if num_test_support is None else num_test_support
         test_query = num_query if num_test_query is None else num_test_query
@@ -108,15 +113,13 @@ class TaskFamily(abc.ABC):
     @property
     def loss(self) -> keras.losses.Loss:
         """The loss of both support and query sets, for predictions [examples, outputs]."""
-        if self.kind == "regression":
-            return keras.losses.MeanSquaredError()
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return tf.nest.map_structure(_loss, self.kind)
 
     def metrics(self) -> list[keras.metrics.Metric]:
         """Returns new Keras metrics: "rmse" (regression) or "accuracy" (classification)."""
-        if self.kind == "regression":
-            return [keras.metrics.RootMeanSquaredError(name="rmse")]
-        return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+        if tf.nest.is_nested(self.kind):
+            return tf.nest.map_structure(_metric, self.kind)
+        return [_metric(self.kind)]
 
     def episodes(
         self,
@@ -197,6 +200,18 @@ class TaskFamily(abc.ABC):
     @abc.abstractmethod
     def _stream(self, split: str, seed: int, first: int) -> tf.data.Dataset:
         """Returns episodes of one task each, from number `first` on; endless if possible."""
+
+
+def _loss(kind: str) -> keras.losses.Loss:
+    if kind == "regression":
+        return keras.losses.MeanSquaredError()
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def _metric(kind: str) -> keras.metrics.Metric:
+    if kind == "regression":
+        return keras.metrics.RootMeanSquaredError(name="rmse")
+    return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
 
 
 #: Families, by the names that flags use. They take keyword arguments only.
