@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from amaml_tf.errors import UsageError
-from amaml_tf.tasks.episode_form import Episode, EpisodeForm, Examples, described
+from amaml_tf.tasks.episode_form import Each, Episode, EpisodeForm, Examples, described
 
 SETS = ("support", "query")
 PARTS = ("x", "y", "weight")
@@ -33,7 +33,7 @@ def as_episode(value: object, split: str) -> Episode:
     return support, query
 
 
-def as_arrays(episode: Episode, pad_value: Any) -> Episode:
+def as_arrays(episode: Episode, pad_value: Each) -> Episode:
     """Returns an episode of NumPy arrays; inputs of different lengths are padded with `pad_value`.
 
     Tuples and dicts are structures, and everything else is an array, as in a `tf.data.Dataset`.

@@ -90,7 +90,9 @@ def test_a_data_set_of_unknown_sizes_is_padded_in_buckets_and_of_known_ones_to_a
 @pytest.mark.parametrize("make", ["function", "generator", "unknown data set", "known data set"])
 def test_a_set_larger_than_the_largest_is_never_cut(make):
     spec = tuple(tf.TensorSpec((None, width), tf.float64) for width in (2, 1))
-    message = r"Expected at most max_support=4 examples in the support set of split .{1,2}train.{1,2}, got"
+    message = (
+        r"Expected at most max_support=4 examples in the support set of split .+, got .+; pass"
+    )
 
     def read():
         if make == "function":
@@ -166,7 +168,7 @@ def test_tokens_are_padded_to_the_longest_of_the_batch(form):
         max_support=3,
         pad_value=-1,
     )
-    assert family.input_shape == (None,)
+    assert str(family.input_shape) == "(None,)"
     (x, _, weight), (query_x, _, _) = first_batch(family, 3)
     assert x.dtype == np.int32
     assert x.shape == (3, 3, 8)
@@ -252,7 +254,7 @@ def test_tuples_are_the_inputs_and_outputs_of_a_model_with_lists():
         return examples, examples
 
     family = from_function(episode, num_outputs=(1, 1))
-    assert family.input_shape == ((2,), (2,))
+    assert str(family.input_shape) == "((2,), (2,))"
     inputs = [keras.Input((2,)), keras.Input((2,))]
     both = keras.layers.Concatenate()(inputs)
     model = keras.Model(inputs, [keras.layers.Dense(1)(both), keras.layers.Dense(1)(both)])

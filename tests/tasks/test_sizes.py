@@ -129,7 +129,7 @@ def test_users_with_few_ratings_are_tasks_of_small_sets():
         support_size, query_size = support.sum(axis=1), query.sum(axis=1)
         seen |= set(zip(support_size, query_size, strict=True))
         of_support, of_query = family.user_ratings(split)
-        order = family.task_indices(split, count=family.num_tasks(split))
+        order = np.array(family.task_indices(split, count=family.num_tasks(split)))
         for ratings_of, y, weight in ((of_support, support_y, support), (of_query, query_y, query)):
             for task, values, counting in zip(order, y[..., 0], weight == 1, strict=True):
                 expected = ratings_of.values[ratings_of.users == task]

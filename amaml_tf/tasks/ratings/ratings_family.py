@@ -138,11 +138,14 @@ class RatingsFamily(EnumeratedTaskFamily):
             members = np.array(user_split[split], int)
             chosen, counts = self._ratings_of(split, members, users, in_time)
             self._ratings_of_tasks[split] = items[chosen], targets[chosen], counts
-            self._tasks[split] = (
-                tf.constant(rows[chosen], tf.int32),
-                tf.constant(targets[chosen][..., np.newaxis], dtype),
-                tf.constant(counts, dtype),
-            )
+            self._tasks[split] = self._constants(rows[chosen], targets[chosen], counts)
+
+    def _constants(
+        self, rows: np.ndarray, targets: np.ndarray, counts: np.ndarray
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns rows of features, targets and weights of a split's tasks, as tensors."""
+        y = tf.constant(targets[..., np.newaxis], self.dtype)
+        return tf.constant(rows, tf.int32), y, tf.constant(counts, self.dtype)
 
     def _ratings_of(
         self, split: str, members: np.ndarray, users: np.ndarray, in_time: np.ndarray
