@@ -19,6 +19,7 @@ from amaml_tf.tasks.episode_checks import (
     require_form,
     require_labels,
     require_sizes,
+    with_types,
 )
 from amaml_tf.tasks.episode_form import Episode, EpisodeForm, FormArguments, Padding
 from amaml_tf.tasks.padding import padded_batches
@@ -91,7 +92,9 @@ class FunctionTasks(CustomTasks):
     def __init__(
         self, function: EpisodeFunction, splits: tuple[str, ...], arguments: FormArguments
     ) -> None:
-        self._function, self._pad_value = function, arguments.pad_value
+        self._function = function
+        varies = arguments.input_shape is not None
+        self._pad_value = arguments.pad_value if varies else None
         samples = {split: self._sample(split) for split in splits}
         super().__init__(samples, arguments)
         for split, sample in samples.items():
@@ -127,17 +130,14 @@ class FunctionTasks(CustomTasks):
                 for number in itertools.count(first)
             )
         for episode in episodes:
-            yield as_arrays(as_episode(episode, split), self._pad_value)
+            yield as_arrays(as_episode(episode, split), self._pad_value, split)
 
     def _checked(self, episode: Episode, split: str) -> Episode:
         specs = self._specs[split]
         require_form(episode, specs, self._form, split)
         require_labels(episode, self._form, split)
-        return tf.nest.map_structure(
-            lambda spec, array: np.asarray(array, spec.dtype.as_numpy_dtype),
-            specs,
-            _completed(episode, specs, lambda array: np.ones(len(array))),
-        )
+        completed = _completed(episode, specs, lambda array: np.ones(len(array)))
+        return with_types(completed, specs, split)
 
 
 class DatasetTasks(CustomTasks):

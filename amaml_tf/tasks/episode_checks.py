@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from amaml_tf.errors import UsageError
 from amaml_tf.tasks.episode_form import Each, Episode, EpisodeForm, Examples, described
+from amaml_tf.tasks.yielded import as_dtype, as_numbers
 
 SETS = ("support", "query")
 PARTS = ("x", "y", "weight")
@@ -33,30 +34,56 @@ def as_episode(value: object, split: str) -> Episode:
     return support, query
 
 
-def as_arrays(episode: Episode, pad_value: Each) -> Episode:
-    """Returns an episode of NumPy arrays; inputs of different lengths are padded with `pad_value`.
+def as_arrays(episode: Episode, pad_value: Each, split: str) -> Episode:
+    """Returns an episode of NumPy arrays.
 
     Tuples and dicts are structures, and everything else is an array, as in a `tf.data.Dataset`.
+    Inputs of different lengths are padded with `pad_value`, or refused if it is None.
     """
     support, query = (
-        (_arrays(x, pad_value), *(_arrays(part, None) for part in rest)) for x, *rest in episode
+        tuple(
+            _arrays(values, pad_value if part == "x" else None, f"{name}_{part}", split)
+            for part, values in zip(PARTS, examples, strict=False)
+        )
+        for name, examples in zip(SETS, episode, strict=True)
     )
     return support, query
 
 
-def _arrays(value: Any, pad_value: Any) -> Any:
+def _arrays(value: Any, pad_value: Any, name: str, split: str) -> Any:
     if isinstance(value, dict):
         of = pad_value if isinstance(pad_value, dict) else dict.fromkeys(value, pad_value)
-        return {name: _arrays(array, of.get(name)) for name, array in value.items()}
+        return {n: _arrays(each, of.get(n), f"{name}[{n!r}]", split) for n, each in value.items()}
     if isinstance(value, tuple):
         of_all = pad_value if isinstance(pad_value, tuple) else (pad_value,) * len(value)
-        return tuple(_arrays(*pair) for pair in zip(value, of_all, strict=True))
+        pairs = enumerate(zip(value, of_all, strict=True))
+        return tuple(_arrays(*pair, f"{name}[{n}]", split) for n, pair in pairs)
     if isinstance(value, tf.RaggedTensor):
-        return value.to_tensor(pad_value).numpy()
-    try:
-        return np.asarray(value)
-    except ValueError:  # rows of different lengths
-        return tf.ragged.constant(value).to_tensor(pad_value).numpy()
+        value = value.to_tensor(pad_value)
+    elif pad_value is not None and isinstance(value, list):
+        try:
+            np.asarray(value)
+        except ValueError:  # rows of different lengths
+            value = tf.ragged.constant(value).to_tensor(pad_value)
+    return as_numbers(value, name, split)
+
+
+def with_types(episode: Episode, specs: Episode, split: str) -> Episode:
+    """Returns the arrays of an episode in the types of `specs`, with the same numbers."""
+
+    def typed(values: Any, of_part: Any, name: str) -> Any:
+        return tf.nest.map_structure(
+            lambda array, spec: as_dtype(array, spec.dtype, name, split), values, of_part
+        )
+
+    support, query = (
+        tuple(
+            typed(values, of_part, f"{name}_{part}")
+            for part, values, of_part in zip(PARTS, examples, of_set, strict=False)
+        )
+        for name, examples, of_set in zip(SETS, episode, specs, strict=True)
+    )
+    return support, query
 
 
 def require_form(episode: Episode, specs: Episode, form: EpisodeForm, split: str) -> None:
