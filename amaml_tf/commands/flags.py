@@ -17,7 +17,6 @@ from amaml_tf.experiment.declaration import (
     Declared,
     Setting,
     Value,
-    as_text,
     settings_of,
 )
 from amaml_tf.experiment.factories import arguments_of
@@ -45,9 +44,10 @@ def define(kind: type[Declared]) -> None:
     for name, declared in settings_of(kind).items():
         if name not in FLAGS:
             default = declared.default
-            if isinstance(default, tuple):
-                default = as_text(default)
-            _DEFINE[tuple if declared.is_list else declared.kind](name, default, "")
+            if isinstance(default, tuple) or (declared.is_range and default is not None):
+                default = declared.text(default)
+            written = tuple if declared.is_list else str if declared.is_range else declared.kind
+            _DEFINE[written](name, default, "")
         FLAGS[name].help = declared.help() + _takers(declared)
 
 
@@ -88,6 +88,8 @@ def trained_experiment(kind: type[Experiment] = Experiment) -> Experiment:
 
 def _value(declared: Setting) -> Value:
     value = FLAGS[declared.name].value
+    if declared.is_range and isinstance(value, str):
+        return declared.read(value)
     if not isinstance(value, list):
         return value
     return declared.read(",".join(value)) if value else ()

@@ -18,6 +18,8 @@ from amaml_tf.comparison.outcome import (
 )
 from amaml_tf.comparison.paired import differences
 from amaml_tf.evaluation import Estimate
+from amaml_tf.experiment import Experiment
+from amaml_tf.experiment.declaration import settings_of
 
 
 def table_of(outcomes: Sequence[Outcome], metric: str, provenance: Mapping[str, str]) -> str:
@@ -86,7 +88,9 @@ def _difference(difference: Estimate | None) -> str:
 
 def _settings(outcome: Outcome, settings: Mapping[str, Any]) -> str:
     """Returns those of `settings` that the search varied, as text."""
-    return ", ".join(f"{n}={_plain(settings[n])}" for n in outcome.method.search if n in settings)
+    return ", ".join(
+        f"{n}={_plain(n, settings[n])}" for n in outcome.method.search if n in settings
+    )
 
 
 def _failures(outcomes: Sequence[Outcome]) -> Iterable[str]:
@@ -126,7 +130,7 @@ def _appendix(outcomes: Sequence[Outcome], metric: str) -> Iterable[str]:
     yield "\n## Settings\n"
     for outcome in outcomes:
         chosen = outcome.method.settings if outcome.chosen is None else outcome.chosen
-        text = ", ".join(f"{n}={_plain(v)}" for n, v in chosen.items())
+        text = ", ".join(f"{n}={_plain(n, v)}" for n, v in chosen.items())
         yield f"- {outcome.method.label}: {text}"
     yield ""
 
@@ -149,7 +153,10 @@ def _number(value: float, digits: int) -> str:
     return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
-def _plain(value: object) -> str:
+def _plain(name: str, value: object) -> str:
+    declared = settings_of(Experiment).get(name)
+    if declared is not None and declared.is_range and isinstance(value, list | tuple):
+        return declared.text(tuple(value))
     return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

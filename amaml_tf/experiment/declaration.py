@@ -2,13 +2,15 @@
 
     step_size: float | None = setting("Step of a fixed-step solver.", of="solver", above=0)
 
-The field gives name and type, `setting` the rest. Flags and `--help`, the checks of values, the
+The field gives name and type, `setting` the rest. A field of type `int | tuple[int, int] | None`
+takes a number or a range, such as 1-10. Flags and `--help`, the checks of values, the
 reading and writing of `config.json`, and the `NAME=VALUE` of a comparison all come from there.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 import types
 import typing
@@ -47,6 +49,7 @@ class Setting:
         name: of the field and the flag.
         kind: str, int, float or bool: of the value, or of the elements of a list.
         is_list: whether the value is a tuple.
+        is_range: whether the value is a number or a tuple of the smallest and the largest number.
         default: of the field. Where it is None, so may the value be.
         meaning: for `--help`, one sentence.
         of: whose argument it is: "task", "model", "solver", "flow" or "algorithm"; "" for what is
@@ -62,6 +65,7 @@ class Setting:
     name: str
     kind: type
     is_list: bool
+    is_range: bool
     default: Value
     meaning: str
     of: str
@@ -76,10 +80,14 @@ class Setting:
         """Raises UsageError unless the setting can have this value."""
         if value is None and self.default is None:
             return
-        if self.is_list != isinstance(value, tuple):
+        values = value if isinstance(value, tuple) else (value,)
+        is_a_range = self.is_range and isinstance(value, tuple) and len(value) == 2
+        if isinstance(value, tuple) != self.is_list and not is_a_range:
             raise self._error(self._expected_kind(), value)
-        for each in value if isinstance(value, tuple) else (value,):
+        for each in values:
             self._check_one(each)
+        if is_a_range and list(values) != sorted(values):  # type: ignore[type-var]
+            raise self._error("to be a range from the smaller number to the larger", value)
 
     def _check_one(self, value: Value) -> None:
         if not isinstance(value, (int, float) if self.kind is float else self.kind) or (
@@ -111,12 +119,19 @@ class Setting:
         Raises:
             UsageError: it stands for none.
         """
-        parts = text.split(separator) if self.is_list else [text]
+        is_range = self.is_range and re.fullmatch(r"\s*\d+\s*-\s*\d+\s*", text) is not None
+        parts = text.split("-" if is_range else separator) if self.is_list or is_range else [text]
         try:
             values = tuple(self._read_one(part.strip()) for part in parts)
         except (KeyError, ValueError) as error:
             raise self._error(self._expected_kind(), text) from error
-        return values if self.is_list else values[0]
+        return values if self.is_list or is_range else values[0]
+
+    def text(self, value: Value) -> str:
+        """Returns a value as its flag has it."""
+        if self.is_range and isinstance(value, tuple):
+            return "-".join(map(str, value))
+        return as_text(value)
 
     def _read_one(self, text: str) -> str | int | float | bool:
         if self.kind is bool:
@@ -131,15 +146,18 @@ class Setting:
 
     def _expected_kind(self) -> str:
         one, several, _ = _WORDS[self.kind]
+        if self.is_range:
+            return f"to be {one} or a range"
         return f"to be {several} with commas between them" if self.is_list else f"to be {one}"
 
     def _error(self, expected: str, came: Value) -> UsageError:
-        example = f"--{self.name}={_WORDS[self.kind][2]}" if self.is_list else "another value"
-        something = "something like " if self.is_list else ""
-        shown = repr(came) if isinstance(came, str) else as_text(came)
-        return UsageError(
-            f"Expected {self.name} {expected}, got {shown}; pass {something}{example}."
-        )
+        example = "something like " if self.is_list or self.is_range else "another value"
+        if self.is_range:
+            example += f"--{self.name}=5 or --{self.name}=1-10"
+        elif self.is_list:
+            example += f"--{self.name}={_WORDS[self.kind][2]}"
+        shown = repr(came) if isinstance(came, str) else self.text(came)
+        return UsageError(f"Expected {self.name} {expected}, got {shown}; pass {example}.")
 
 
 def setting(
@@ -185,9 +203,10 @@ def _read_fields(cls: type[Declared]) -> dict[str, Setting]:
     hints = typing.get_type_hints(cls)
     found = {}
     for field in dataclasses.fields(cls):
-        kind = hints[field.name]
+        kind, is_range = hints[field.name], False
         if typing.get_origin(kind) is types.UnionType:
-            kind = typing.get_args(kind)[0]  # of `kind | None`
+            kind, *others = typing.get_args(kind)  # of `kind | None`
+            is_range = any(typing.get_origin(other) is tuple for other in others)
         is_list = typing.get_origin(kind) is tuple
         declared = dict(field.metadata[_METADATA])
         declared["argument"] = declared["argument"] or field.name
@@ -195,6 +214,7 @@ def _read_fields(cls: type[Declared]) -> dict[str, Setting]:
             name=field.name,
             kind=typing.get_args(kind)[0] if is_list else kind,
             is_list=is_list,
+            is_range=is_range,
             default=typing.cast(Value, field.default),
             **declared,
         )
@@ -249,9 +269,10 @@ class Declared:
             if declared.may_change < may_change and getattr(self, name) != getattr(stored, name)
         ]
         if differing:
+            text = {name: settings_of(type(self))[name].text for name in differing}
             pairs = ", ".join(
-                f"--{name}={as_text(getattr(self, name))} (there {as_text(getattr(stored, name))})"
-                for name in differing
+                f"--{n}={text[n](getattr(self, n))} (there {text[n](getattr(stored, n))})"
+                for n in differing
             )
             raise UsageError(
                 f"Expected the settings of the run in {where}, got {pairs}; pass its settings, "

@@ -48,17 +48,24 @@ class Settings(Safeguards):
     download: bool | None = setting(
         "Download the data set if data_dir does not hold it.", of="task", may_change=ON_RESUMING
     )
-    num_ways: int | None = setting("Classes of a classification task.", of="task", least=1)
-    num_support: int | None = setting(
-        "Support examples of a task (classification: of each class).", of="task", least=1
+    num_ways: int | tuple[int, int] | None = setting(
+        "Classes of a classification task, or a range: 5-20.", of="task", least=1
     )
-    num_query: int | None = setting(
-        "Query examples of a task (classification: of each class).", of="task", least=1
+    num_support: int | tuple[int, int] | None = setting(
+        "Support examples of a task (classification: of each class), or a range: 1-10.",
+        of="task",
+        least=1,
     )
-    num_test_support: int | None = setting(
-        "num_support of validation and test tasks.", of="task", least=1, may_change=IN_EVALUATION
+    num_query: int | tuple[int, int] | None = setting(
+        "Query examples of a task (classification: of each class), or a range.", of="task", least=1
     )
-    num_test_query: int | None = setting(
+    num_test_support: int | tuple[int, int] | None = setting(
+        "num_support of validation and test tasks.",
+        of="task",
+        least=1,
+        may_change=IN_EVALUATION,
+    )
+    num_test_query: int | tuple[int, int] | None = setting(
         "num_query of validation and test tasks.", of="task", least=1, may_change=IN_EVALUATION
     )
     dimension: int | None = setting("Coordinates of x.", of="task", least=1)

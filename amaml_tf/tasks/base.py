@@ -1,6 +1,7 @@
 """The base class of all task families: streams of episodes, a loss and metrics."""
 
 import abc
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -8,10 +9,13 @@ import tensorflow as tf
 
 from amaml_tf.errors import UsageError
 from amaml_tf.registry import Registry
+from amaml_tf.tasks.sizes import Size, SizeRange, require_positive, size_range
 from amaml_tf.units import Units
 
-# One task: ((support_x, support_y), (query_x, query_y)). A batch puts a task axis in front.
-Episode = tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+#: (x, y) or (x, y, weight) of a set of examples.
+Examples: TypeAlias = tuple[tf.Tensor, tf.Tensor] | tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+#: One task: ((support_x, support_y), (query_x, query_y)). A batch puts a task axis in front.
+Episode: TypeAlias = tuple[Examples, Examples]
 
 SPLITS = ("train", "validation", "test")
 KINDS = ("regression", "classification")
@@ -22,6 +26,10 @@ class TaskFamily(abc.ABC):
 
     A task is learned from its support set and evaluated on its query set. A subclass passes the
     sizes to this constructor and implements `_stream`, which gives episodes of one task each.
+
+    A size is a number, or a range `(1, 10)` if the family can take one. Episodes are then padded to
+    the largest size, and have weights: 1 for an example that counts, 0 for one that only fills its
+    place.
 
     Args:
         kind: "regression" (float targets of shape [examples, num_outputs]) or "classification"
@@ -36,10 +44,14 @@ class TaskFamily(abc.ABC):
         dtype: floating-point type of inputs and regression targets.
 
     Raises:
-        UsageError: a size is not positive, or `kind` is unknown.
+        UsageError: a size is not positive, or is a range and the family cannot take one, or `kind`
+            is unknown.
     """
 
     splits: tuple[str, ...] = SPLITS
+    #: Whether the sizes may be ranges. A subclass that sets this gives weights where `size_ranges`
+    #: vary.
+    takes_ranges = False
 
     def __init__(
         self,
@@ -47,34 +59,57 @@ class TaskFamily(abc.ABC):
         kind: str,
         input_shape: tuple[int, ...],
         num_outputs: int,
-        num_support: int,
-        num_query: int,
-        num_test_support: int | None = None,
-        num_test_query: int | None = None,
+        num_support: Size,
+        num_query: Size,
+        num_test_support: Size | None = None,
+        num_test_query: Size | None = None,
         dtype: str = "float32",
     ) -> None:
-        if kind not in KINDS:
-            raise UsageError(f"Expected kind to be one of {KINDS}, got {kind!r}; use one of them.")
+        for each in tf.nest.flatten(kind):
+            if each not in KINDS:
+                raise UsageError(
+                    f"Expected kind to be one of {KINDS}, got {each!r}; use one of them."
+                )
+        for number in tf.nest.flatten(num_outputs):
+            require_positive("num_outputs", number)
         self.kind = kind
-        self.input_shape = tuple(input_shape)
-        self.num_outputs = require_positive("num_outputs", num_outputs)
+        self.input_shape = input_shape
+        self.num_outputs = num_outputs
         self.dtype = dtype
+        test_support = num_support if num_test_support is None else num_test_support
+        test_query = num_query if num_test_query is None else num_test_query
         self._train_sizes = (
-            require_positive("num_support", num_support),
-            require_positive("num_query", num_query),
+            self._range("num_support", num_support),
+            self._range("num_query", num_query),
         )
         self._test_sizes = (
-            require_positive(
-                "num_test_support", num_support if num_test_support is None else num_test_support
-            ),
-            require_positive(
-                "num_test_query", num_query if num_test_query is None else num_test_query
-            ),
+            self._range("num_test_support", test_support),
+            self._range("num_test_query", test_query),
         )
 
     def sizes(self, split: str) -> tuple[int, int]:
-        """Returns how many support and query examples a task has (per class, if it has classes)."""
+        """Returns how many support and query examples a task has, at most.
+
+        A family that draws classes counts the examples of each class.
+        """
+        support, query = self.size_ranges(split)
+        return support.high, query.high
+
+    def size_ranges(self, split: str) -> tuple[SizeRange, SizeRange]:
+        """Returns the smallest and the largest number of support and query examples of a task.
+
+        A family that draws classes counts the examples of each class.
+        """
         return self._train_sizes if split == "train" else self._test_sizes
+
+    def _range(self, name: str, size: Size) -> SizeRange:
+        found = size_range(name, size)
+        if found.varies and not self.takes_ranges:
+            raise UsageError(
+                f"Expected {name} to be one number for {type(self).__name__}, got the range "
+                f"{found.low} to {found.high}; pass one number."
+            )
+        return found
 
     @property
     def units(self) -> Units | None:
@@ -87,15 +122,13 @@ class TaskFamily(abc.ABC):
     @property
     def loss(self) -> keras.losses.Loss:
         """The loss of both support and query sets, for predictions [examples, outputs]."""
-        if self.kind == "regression":
-            return keras.losses.MeanSquaredError()
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return tf.nest.map_structure(_loss, self.kind)
 
     def metrics(self) -> list[keras.metrics.Metric]:
         """Returns new Keras metrics: "rmse" (regression) or "accuracy" (classification)."""
-        if self.kind == "regression":
-            return [keras.metrics.RootMeanSquaredError(name="rmse")]
-        return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+        if tf.nest.is_nested(self.kind):
+            return tf.nest.map_structure(_metric, self.kind)
+        return [_metric(self.kind)]
 
     def episodes(
         self,
@@ -108,6 +141,9 @@ class TaskFamily(abc.ABC):
     ) -> tf.data.Dataset:
         """Returns a stream of episode batches `((support_x, support_y), (query_x, query_y))`.
 
+        If tasks have different sizes, it is `((support_x, support_y, support_weight), (query_x,
+        query_y, query_weight))`, with weights of shape [tasks, examples] and of the family's dtype.
+
         Element i depends only on (seed, split, start + i), so a run that resumes at `start`
         continues the same stream. No global random state is read or changed.
 
@@ -119,7 +155,8 @@ class TaskFamily(abc.ABC):
             num_batches: number of batches; None: no limit.
 
         Returns:
-            A `tf.data.Dataset` whose shapes are static.
+            A `tf.data.Dataset`. Its shapes are static, except where tasks of a user's own are
+            padded to the largest of the batch.
 
         Raises:
             UsageError: unknown split, or a size that is not positive.
@@ -132,7 +169,7 @@ class TaskFamily(abc.ABC):
                 "pass 0 to begin at the beginning."
             )
         tasks = self._stream(split, seed, start * batch_size)
-        batches = tasks.batch(batch_size, drop_remainder=True)
+        batches = self._batches(tasks, batch_size)
         if num_batches is not None:
             batches = batches.take(require_positive("num_batches", num_batches))
         return batches.prefetch(tf.data.AUTOTUNE)
@@ -165,9 +202,25 @@ class TaskFamily(abc.ABC):
                 f"got {split!r}; use one of them."
             )
 
+    def _batches(self, tasks: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+        """Returns batches of what `_stream` gives, without an incomplete last one."""
+        return tasks.batch(batch_size, drop_remainder=True)
+
     @abc.abstractmethod
     def _stream(self, split: str, seed: int, first: int) -> tf.data.Dataset:
         """Returns episodes of one task each, from number `first` on; endless if possible."""
+
+
+def _loss(kind: str) -> keras.losses.Loss:
+    if kind == "regression":
+        return keras.losses.MeanSquaredError()
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def _metric(kind: str) -> keras.metrics.Metric:
+    if kind == "regression":
+        return keras.metrics.RootMeanSquaredError(name="rmse")
+    return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
 
 
 #: Families, by the names that flags use. They take keyword arguments only.
@@ -188,10 +241,3 @@ def fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
     `tf.random.fold_in` gives different numbers for different integer types; here all are int64.
     """
     return tf.random.fold_in(seed, tf.cast(number, tf.int64))
-
-
-def require_positive(name: str, value: int) -> int:
-    """Returns `value` if it is 1 or more; otherwise raises UsageError."""
-    if value < 1:
-        raise UsageError(f"Expected {name} to be 1 or more, got {value}; pass a positive number.")
-    return value

@@ -16,7 +16,7 @@ from amaml_tf import experiment, files
 from amaml_tf.commands import evaluate, running
 from amaml_tf.commands import flags as experiment_flags
 from amaml_tf.commands import train as train_command
-from amaml_tf.experiment.declaration import settings_of
+from amaml_tf.experiment.declaration import ON_RESUMING, settings_of
 
 CONFIGS = project.ROOT / "configs"
 TINY = (
@@ -253,6 +253,40 @@ def test_the_next_write_removes_what_a_kill_left_but_nothing_else(tmp_path):
         ".other.0123abcd",
         "file",
     ]
+
+
+def test_sizes_are_numbers_or_ranges(tmp_path, new_flags):
+    new_flags(["amaml", "--num_support=1-10", "--num_query=15", "--num_ways=5 - 20"])
+    settings = experiment_flags.read(experiment.Experiment)
+    assert (settings.num_support, settings.num_query, settings.num_ways) == ((1, 10), 15, (5, 20))
+    assert settings.num_test_support is None
+    settings.write(tmp_path)
+    stored = experiment.Experiment.read(tmp_path)
+    assert stored == settings
+    with pytest.raises(ValueError, match=r"got --num_support=2 \(there 1-10\); pass"):
+        experiment.Experiment(num_support=2, num_query=15, num_ways=(5, 20)).refuse_unless_like(
+            stored, "there", ON_RESUMING
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("10-1", "to be a range from the smaller number to the larger, got 10-1; pass something"),
+        ("0-3", "Expected num_support to be 1 or more, got 0; pass something like --num_support=5"),
+        ("-3", "Expected num_support to be 1 or more, got -3"),
+        ("1-", "Expected num_support to be a whole number or a range, got '1-'"),
+        ("1-2-3", "Expected num_support to be a whole number or a range, got '1-2-3'"),
+        (
+            "few",
+            "a whole number or a range, got 'few'; pass something like .* or --num_support=1-1",
+        ),
+    ],
+)
+def test_sizes_that_are_neither(new_flags, text, message):
+    new_flags(["amaml", f"--num_support={text}"])
+    with pytest.raises(ValueError, match=message):
+        experiment_flags.read(experiment.Experiment)
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):

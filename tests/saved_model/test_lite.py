@@ -47,7 +47,7 @@ def test_answers_of_regressors_are_those_of_the_learner(name, family):
     runner, size = runner_of(learner, 10)
     assert size < 500_000
     for number in range(3):
-        (x, y), (query_x, _) = tasks.task_episode("test", number)
+        (x, y), (query_x, _) = tasks.task_episode("test", number)  # type: ignore[misc]
         x, y, query_x = (np.asarray(v, "float32") for v in (x, y, query_x))
         answer = runner(support_x=x, support_y=y, query_x=query_x)
         expected = learner.adapt((x, y)).predict(query_x, verbose=0)

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from amaml_tf.tasks.base import REGISTRY
 from amaml_tf.tasks.functions.paper_functions import PaperFunctionFamily
+from amaml_tf.tasks.sizes import Size
 
 
 @REGISTRY.register("alpine")
@@ -32,10 +33,10 @@ class AlpineFamily(PaperFunctionFamily):
     def __init__(
         self,
         *,
-        num_support: int = 50,
-        num_query: int = 50,
-        num_test_support: int | None = None,
-        num_test_query: int | None = None,
+        num_support: Size = 50,
+        num_query: Size = 50,
+        num_test_support: Size | None = None,
+        num_test_query: Size | None = None,
         dimension: int = 2,
         num_tasks: int = 100,
         task_seed: int = 0,

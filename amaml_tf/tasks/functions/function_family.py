@@ -5,8 +5,10 @@ import abc
 import tensorflow as tf
 
 from amaml_tf.errors import UsageError
-from amaml_tf.tasks.base import Episode, fold_in, require_positive, stream_seed
+from amaml_tf.tasks.base import Episode, fold_in, stream_seed
 from amaml_tf.tasks.enumerated import EnumeratedTaskFamily
+from amaml_tf.tasks.padding import first_count, weighted
+from amaml_tf.tasks.sizes import require_positive
 from amaml_tf.units import Affine, Units
 
 # The target scaler uses this many points of every training task, as many as the paper's tasks
@@ -22,6 +24,9 @@ class FunctionFamily(EnumeratedTaskFamily):
     uniform on `domain` in each coordinate. Everything is computed in float64 and then cast, so the
     tasks are the same for every dtype.
 
+    Where a size is a range, each episode draws its size: all numbers of the range are equally
+    likely, for support and query set independently.
+
     Args:
         dimension: number of coordinates of x.
         domain: lowest and highest value of each coordinate.
@@ -35,6 +40,8 @@ class FunctionFamily(EnumeratedTaskFamily):
         **sizes: `num_support`, `num_query`, `num_test_support`, `num_test_query` and `dtype`, as in
             `TaskFamily`.
     """
+
+    takes_ranges = True
 
     def __init__(
         self,
@@ -123,7 +130,15 @@ class FunctionFamily(EnumeratedTaskFamily):
         num_support, num_query = self.sizes(split)
         points = self._points(seed, num_support + num_query)
         x, y = self._examples(points, self.parameters(split, index))
-        return (x[:num_support], y[:num_support]), (x[num_support:], y[num_support:])
+        support, query = (x[:num_support], y[:num_support]), (x[num_support:], y[num_support:])
+        ranges = self.size_ranges(split)
+        if not any(each.varies for each in ranges):
+            return support, query
+        support_weight, query_weight = (
+            first_count(each.draw(fold_in(seed, number)), each.high, self.dtype)
+            for number, each in enumerate(ranges)
+        )
+        return weighted(support, support_weight), weighted(query, query_weight)
 
     def _points(self, seed: tf.Tensor, count: int) -> tf.Tensor:
         low, high = (tf.constant(bound, tf.float64) for bound in self.domain)

@@ -6,6 +6,7 @@ import tensorflow as tf
 from amaml_tf.tasks.base import REGISTRY
 from amaml_tf.tasks.enumerated import UNLIMITED
 from amaml_tf.tasks.functions.function_family import FunctionFamily
+from amaml_tf.tasks.sizes import Size
 
 
 @REGISTRY.register("sinusoid")
@@ -30,10 +31,10 @@ class SinusoidFamily(FunctionFamily):
     def __init__(
         self,
         *,
-        num_support: int = 10,
-        num_query: int = 10,
-        num_test_support: int | None = None,
-        num_test_query: int | None = None,
+        num_support: Size = 10,
+        num_query: Size = 10,
+        num_test_support: Size | None = None,
+        num_test_query: Size | None = None,
         task_seed: int = 0,
         dtype: str = "float32",
     ) -> None:

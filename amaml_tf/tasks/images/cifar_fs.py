@@ -4,6 +4,7 @@ from amaml_tf.tasks.base import REGISTRY
 from amaml_tf.tasks.class_split import split_by_names
 from amaml_tf.tasks.images.few_shot_images import FewShotImages
 from amaml_tf.tasks.images.tfds_images import load_tfds_images
+from amaml_tf.tasks.sizes import Size
 
 # The split that was published with CIFAR-FS: 64, 16 and 20 classes.
 _NAMES = {
@@ -55,11 +56,11 @@ class CifarFewShotFamily(FewShotImages):
         *,
         data_dir: str | None,
         download: bool = False,
-        num_ways: int = 5,
-        num_support: int = 1,
-        num_query: int = 15,
-        num_test_support: int | None = None,
-        num_test_query: int | None = None,
+        num_ways: Size = 5,
+        num_support: Size = 1,
+        num_query: Size = 15,
+        num_test_support: Size | None = None,
+        num_test_query: Size | None = None,
         dtype: str = "float32",
     ) -> None:
         data = load_tfds_images("cifar100", data_dir, download=download)

@@ -1,6 +1,7 @@
 """N-way K-shot episodes from labelled images, the base of the image families."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -8,7 +9,11 @@ import tensorflow as tf
 from amaml_tf.errors import UsageError
 from amaml_tf.tasks.base import SPLITS, Episode, TaskFamily, fold_in, stream_seed
 from amaml_tf.tasks.images.labelled_images import LabelledImages
+from amaml_tf.tasks.padding import first_count, weighted
+from amaml_tf.tasks.sizes import Size, size_range
 from amaml_tf.units import Pixels, Units
+
+Pair: TypeAlias = tuple[tf.Tensor, tf.Tensor]
 
 ROTATIONS = 4  # by 0, 90, 180 and 270 degrees
 
@@ -21,10 +26,15 @@ class FewShotImages(TaskFamily):
     are pixels in [0, 1]. The data set stays in memory as uint8; only the images of an episode are
     converted.
 
+    N, K and Q may be ranges `(low, high)`. Each episode then draws its own N, K and Q, which are
+    the same for all its classes. The three are independent, and all numbers of a range are equally
+    likely. The episode is padded to the largest N, K and Q. Its labels are then 0 to N - 1 of the
+    outputs that the network has for the largest N.
+
     Args:
         data: the images.
         class_split: labels of the classes of each split; an empty split is left out.
-        num_ways: N, classes of an episode.
+        num_ways: N, classes of an episode, in every split.
         num_support: K, support images of each class in a training episode.
         num_query: Q, query images of each class in a training episode.
         num_test_support: K of validation and test episodes; None: as in training.
@@ -34,29 +44,32 @@ class FewShotImages(TaskFamily):
         dtype: floating-point type of the inputs.
 
     Raises:
-        UsageError: a split has fewer than N classes, or a class fewer than K + Q images.
+        UsageError: a split has fewer than the largest N classes, or a class fewer than the largest
+            K + Q images.
     """
 
     #: Whether the pixels of the image files were turned round: ink is 1, and paper 0.
     inverted = False
+    takes_ranges = True
 
     def __init__(
         self,
         data: LabelledImages,
         class_split: Mapping[str, Sequence[int]],
         *,
-        num_ways: int = 5,
-        num_support: int = 1,
-        num_query: int = 15,
-        num_test_support: int | None = None,
-        num_test_query: int | None = None,
+        num_ways: Size = 5,
+        num_support: Size = 1,
+        num_query: Size = 15,
+        num_test_support: Size | None = None,
+        num_test_query: Size | None = None,
         rotations: bool = False,
         dtype: str = "float32",
     ) -> None:
+        self._num_ways = size_range("num_ways", num_ways)
         super().__init__(
             kind="classification",
             input_shape=data.images.shape[1:],
-            num_outputs=num_ways,
+            num_outputs=self._num_ways.high,
             num_support=num_support,
             num_query=num_query,
             num_test_support=num_test_support,
@@ -126,14 +139,26 @@ class FewShotImages(TaskFamily):
             images = tf.gather(self._images, chosen)
             if self._rotations > 1:
                 images = _turned(images, turns)
-            return (
-                self._examples(images[:, :num_support]),
-                self._examples(images[:, num_support:]),
-            )
+            support = self._examples(images[:, :num_support])
+            query = self._examples(images[:, num_support:])
+            return self._sized(split, support, query, fold_in(split_seed, number))
 
         return tf.data.Dataset.counter(first).map(
             episode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
+
+    def _sized(self, split: str, support: Pair, query: Pair, seed: tf.Tensor) -> Episode:
+        """Returns an episode, with weights for the sizes that it draws if a size is a range."""
+        sizes = (self._num_ways, *self.size_ranges(split))
+        if not any(each.varies for each in sizes):
+            return support, query
+        ways, *numbers = (
+            first_count(each.draw(fold_in(seed, number)), each.high, self.dtype)
+            for number, each in enumerate(sizes)
+        )
+        # An example counts if its class does and its place in the class does.
+        weights = [tf.reshape(ways[:, tf.newaxis] * each, [-1]) for each in numbers]
+        return weighted(support, weights[0]), weighted(query, weights[1])
 
     def _examples(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns pixels in [0, 1] and labels.

@@ -17,6 +17,7 @@ from amaml_tf.tasks.corrupt import CorruptData
 from amaml_tf.tasks.images.encoded_images import MOST_BYTES, EncodedImage
 from amaml_tf.tasks.images.few_shot_images import FewShotImages
 from amaml_tf.tasks.images.labelled_images import LabelledImages, decode_images, require_memory
+from amaml_tf.tasks.sizes import Size
 from amaml_tf.user_files import user_path
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
@@ -62,11 +63,11 @@ class ImageFolderFamily(FewShotImages):
         class_split_file: str | None = None,
         split_seed: int = 0,
         max_corrupt: int = 0,
-        num_ways: int = 5,
-        num_support: int = 1,
-        num_query: int = 15,
-        num_test_support: int | None = None,
-        num_test_query: int | None = None,
+        num_ways: Size = 5,
+        num_support: Size = 1,
+        num_query: Size = 15,
+        num_test_support: Size | None = None,
+        num_test_query: Size | None = None,
         dtype: str = "float32",
     ) -> None:
         class_folders, class_split = _find_classes(data_dir, class_split_file, split_seed)

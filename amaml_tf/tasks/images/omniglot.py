@@ -5,6 +5,7 @@ from amaml_tf.tasks.class_split import split_by_seed
 from amaml_tf.tasks.images.few_shot_images import FewShotImages
 from amaml_tf.tasks.images.labelled_images import LabelledImages
 from amaml_tf.tasks.images.tfds_images import load_tfds_images
+from amaml_tf.tasks.sizes import Size
 
 # Characters for training, validation and testing, as in MAML.
 SPLIT_SIZES = (1100, 100, 423)
@@ -47,11 +48,11 @@ class OmniglotFamily(FewShotImages):
         data_dir: str | None,
         split_seed: int = 0,
         download: bool = False,
-        num_ways: int = 5,
-        num_support: int = 1,
-        num_query: int = 15,
-        num_test_support: int | None = None,
-        num_test_query: int | None = None,
+        num_ways: Size = 5,
+        num_support: Size = 1,
+        num_query: Size = 15,
+        num_test_support: Size | None = None,
+        num_test_query: Size | None = None,
         dtype: str = "float32",
     ) -> None:
         scans = load_tfds_images(

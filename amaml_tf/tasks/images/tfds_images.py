@@ -11,6 +11,7 @@ from amaml_tf.tasks.corrupt import CorruptData
 from amaml_tf.tasks.images.encoded_images import EncodedImage
 from amaml_tf.tasks.images.few_shot_images import FewShotImages
 from amaml_tf.tasks.images.labelled_images import LabelledImages, decode_images, require_memory
+from amaml_tf.tasks.sizes import Size
 from amaml_tf.tasks.tfds_records import Builder, num_records, parsed_records, prepared_builder
 
 
@@ -53,11 +54,11 @@ class TfdsImagesFamily(FewShotImages):
         split_seed: int = 0,
         max_corrupt: int = 0,
         download: bool = False,
-        num_ways: int = 5,
-        num_support: int = 1,
-        num_query: int = 15,
-        num_test_support: int | None = None,
-        num_test_query: int | None = None,
+        num_ways: Size = 5,
+        num_support: Size = 1,
+        num_query: Size = 15,
+        num_test_support: Size | None = None,
+        num_test_query: Size | None = None,
         dtype: str = "float32",
     ) -> None:
         data = load_tfds_images(

@@ -6,6 +6,7 @@ import tensorflow as tf
 from amaml_tf.errors import UsageError
 from amaml_tf.tasks.base import REGISTRY
 from amaml_tf.tasks.ratings.ratings_family import Ratings, RatingsFamily
+from amaml_tf.tasks.sizes import Size
 from amaml_tf.tasks.tfds_records import parsed_records, prepared_builder
 
 
@@ -39,10 +40,10 @@ class MovieLensFamily(RatingsFamily):
         *,
         data_dir: str | None,
         download: bool = False,
-        num_support: int = 10,
-        num_query: int = 15,
-        num_test_support: int | None = None,
-        num_test_query: int | None = None,
+        num_support: Size = 10,
+        num_query: Size = 15,
+        num_test_support: Size | None = None,
+        num_test_query: Size | None = None,
         num_factors: int = 8,
         split_seed: int = 0,
         dtype: str = "float32",

@@ -4,6 +4,7 @@ from amaml_tf.errors import UsageError
 from amaml_tf.tasks.base import REGISTRY
 from amaml_tf.tasks.ratings.ratings_family import RatingsFamily
 from amaml_tf.tasks.ratings.ratings_file import read_ratings_csv
+from amaml_tf.tasks.sizes import Size
 
 
 @REGISTRY.register("ratings_csv")
@@ -29,10 +30,10 @@ class RatingsFileFamily(RatingsFamily):
         self,
         *,
         data_dir: str | None,
-        num_support: int = 10,
-        num_query: int = 15,
-        num_test_support: int | None = None,
-        num_test_query: int | None = None,
+        num_support: Size = 10,
+        num_query: Size = 15,
+        num_test_support: Size | None = None,
+        num_test_query: Size | None = None,
         num_factors: int = 8,
         split_seed: int = 0,
         max_corrupt: int = 0,

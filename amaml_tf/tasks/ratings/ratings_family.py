@@ -12,7 +12,9 @@ from amaml_tf.losses import HalfMeanSquaredError
 from amaml_tf.tasks.base import Episode
 from amaml_tf.tasks.class_split import split_by_seed
 from amaml_tf.tasks.enumerated import EnumeratedTaskFamily
+from amaml_tf.tasks.padding import weighted
 from amaml_tf.tasks.ratings.item_features import item_features
+from amaml_tf.tasks.sizes import Size
 from amaml_tf.units import Affine, Lookup, Units
 
 
@@ -62,6 +64,10 @@ class RatingsFamily(EnumeratedTaskFamily):
     4. A task is a user with enough ratings. The support set is the user's first `num_support`
        ratings in time, and the query set is the next `num_query`. Inputs are the items' features.
 
+    Sizes may be ranges `(low, high)`. A user with at least the two smallest numbers of ratings is
+    then a task. The support set is as large as its range and the smallest query set allow, and then
+    the query set is as large as its range allows. Nothing is drawn at random.
+
     Ratings of validation and test users are used only in the episodes of these users. So their
     query ratings cannot influence features, standardisation or training.
 
@@ -82,14 +88,16 @@ class RatingsFamily(EnumeratedTaskFamily):
     for the tasks; the protocol is this library's.
     """
 
+    takes_ranges = True
+
     def __init__(
         self,
         ratings: Ratings,
         *,
-        num_support: int = 10,
-        num_query: int = 15,
-        num_test_support: int | None = None,
-        num_test_query: int | None = None,
+        num_support: Size = 10,
+        num_query: Size = 15,
+        num_test_support: Size | None = None,
+        num_test_query: Size | None = None,
         num_factors: int = 8,
         split_seed: int = 0,
         dtype: str = "float32",
@@ -124,32 +132,49 @@ class RatingsFamily(EnumeratedTaskFamily):
         items = np.unique(ratings.items, return_inverse=True)[1]
         #: All ratings of the training users.
         self.training_ratings = UserRatings(*(v[in_training] for v in (users, items, targets)))
-        self._tasks: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
-        self._ratings_of_tasks: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._tasks: dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]] = {}
+        self._ratings_of_tasks: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         in_time = np.lexsort((ratings.times, users))
         for split in self.splits:
-            chosen = self._ratings_of(split, np.array(user_split[split], int), users, in_time)
-            self._ratings_of_tasks[split] = items[chosen], targets[chosen]
-            inputs = tf.constant(rows[chosen], tf.int32)
-            self._tasks[split] = inputs, tf.constant(targets[chosen][..., np.newaxis], dtype)
+            members = np.array(user_split[split], int)
+            chosen, counts = self._ratings_of(split, members, users, in_time)
+            self._ratings_of_tasks[split] = items[chosen], targets[chosen], counts
+            self._tasks[split] = self._constants(rows[chosen], targets[chosen], counts)
+
+    def _constants(
+        self, rows: np.ndarray, targets: np.ndarray, counts: np.ndarray
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns rows of features, targets and weights of a split's tasks, as tensors."""
+        y = tf.constant(targets[..., np.newaxis], self.dtype)
+        return tf.constant(rows, tf.int32), y, tf.constant(counts, self.dtype)
 
     def _ratings_of(
         self, split: str, members: np.ndarray, users: np.ndarray, in_time: np.ndarray
-    ) -> np.ndarray:
-        """Returns which ratings a split's tasks have, `[tasks, examples]`: each user's first ones.
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns which ratings a split's tasks have: each user's first ones.
 
         Args:
             split: the split.
             members: the users of the split.
             users: the users of all ratings.
             in_time: the indices of all ratings, user by user, in the order of time.
+
+        Returns:
+            Indices of ratings and whether they count, both `[tasks, examples]`. What does not count
+            fills the place of a rating that the user has not given.
         """
-        length = sum(self.sizes(split))
+        support, query = self.size_ranges(split)
         counts = np.bincount(users)
         starts = np.cumsum(counts) - counts
-        eligible = members[counts[members] >= length]
+        eligible = members[counts[members] >= support.low + query.low]
         self._require_tasks(split, eligible.size, counts[members].max(initial=0))
-        return in_time[starts[eligible][:, np.newaxis] + np.arange(length)]
+        num_ratings = counts[eligible, np.newaxis]
+        num_support = np.minimum(support.high, num_ratings - query.low)
+        in_support = np.broadcast_to(np.arange(support.high), (eligible.size, support.high))
+        in_query = num_support + np.arange(query.high)
+        counting = np.concatenate([in_support < num_support, in_query < num_ratings], axis=1)
+        places = np.where(counting, np.concatenate([in_support, in_query], axis=1), 0)
+        return in_time[starts[eligible][:, np.newaxis] + places], counting
 
     @property
     def units(self) -> Units:
@@ -178,26 +203,32 @@ class RatingsFamily(EnumeratedTaskFamily):
         The number of a user is the number of their task.
         """
         self.require_split(split)
-        items, values = self._ratings_of_tasks[split]
+        items, values, counting = self._ratings_of_tasks[split]
         users = np.broadcast_to(np.arange(len(items))[:, np.newaxis], items.shape)
         at = [self.sizes(split)[0]]
         support, query = zip(
-            *(np.split(v, at, axis=1) for v in (users, items, values)), strict=True
+            *(np.split(v, at, axis=1) for v in (users, items, values, counting)), strict=True
         )
-        return UserRatings(*map(np.ravel, support)), UserRatings(*map(np.ravel, query))
+        return (
+            UserRatings(*(v[support[-1]] for v in support[:-1])),
+            UserRatings(*(v[query[-1]] for v in query[:-1])),
+        )
 
     def _task_episode(self, split: str, index: tf.Tensor, seed: tf.Tensor) -> Episode:
-        rows, targets = self._tasks[split]
-        x, y = tf.gather(self._features, rows[index]), targets[index]
-        num_support, _ = self.sizes(split)
-        return (x[:num_support], y[:num_support]), (x[num_support:], y[num_support:])
+        rows, targets, weights = (of_tasks[index] for of_tasks in self._tasks[split])
+        x = tf.gather(self._features, rows)
+        at, _ = self.sizes(split)
+        support, query = (x[:at], targets[:at]), (x[at:], targets[at:])
+        if not any(each.varies for each in self.size_ranges(split)):
+            return support, query
+        return weighted(support, weights[:at]), weighted(query, weights[at:])
 
     def _require_tasks(self, split: str, num_eligible: int, most: int) -> None:
-        num_support, num_query = self.sizes(split)
+        support, query = self.size_ranges(split)
         if num_eligible == 0:
             raise UsageError(
                 f"Expected at most {most} support and query ratings together, as many as the most "
-                f"active user of split {split!r} has given, got {num_support} + {num_query}; ask "
+                f"active user of split {split!r} has given, got {support.low} + {query.low}; ask "
                 "for fewer."
             )
 
