@@ -318,18 +318,6 @@ def test_many_tasks_are_adapted_at_once():
             np.testing.assert_allclose(values[task], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_saving_a_learner_says_what_to_save(tmp_path):
-    learner = learner_of()
-    with pytest.raises(amaml.UsageError, match=r"use learner\.model\.save"):
-        learner.save(tmp_path / "learner.keras")
-    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras")
-    with pytest.raises(amaml.UsageError, match="save_weights_only=True"):
-        fit(learner, episodes(), callbacks=[checkpoint])
-    weights = keras.callbacks.ModelCheckpoint(tmp_path / "w.weights.h5", save_weights_only=True)
-    fit(learner, episodes(), callbacks=[weights])
-    assert (tmp_path / "w.weights.h5").exists()
-
-
 def test_meta_gradients_inside_of_a_users_own_xla():
     learner, batch = learner_of(), episodes()
     compiled = tf.function(learner.meta_gradients, jit_compile=True)
