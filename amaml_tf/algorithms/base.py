@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from amaml_tf.aliases import Outputs, Scalar
+from amaml_tf.configurable import Configurable
 from amaml_tf.episodes import Episodes, Examples
 from amaml_tf.errors import UsageError
 from amaml_tf.functional.model import FunctionalModel, State
@@ -53,7 +54,7 @@ class MetaGradients(NamedTuple):
     diagnostics: MetaDiagnostics
 
 
-class Algorithm(abc.ABC):
+class Algorithm(Configurable, abc.ABC):
     """A way to adapt to a task, and its meta-gradient.
 
     An algorithm need not have a flow, or any inner run: see `FlowBased` for those with a flow.

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from amaml_tf.aliases import Scalar
+from amaml_tf.configurable import Configurable
 from amaml_tf.errors import UsageError
 from amaml_tf.flow.adjoint import Adjoint, continuous_adjoint, discrete_adjoint
 from amaml_tf.flow.buffers import capacity_of
@@ -25,7 +26,7 @@ ADJOINTS = ("discrete", "continuous", "backsolve")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GradientFlow:
+class GradientFlow(Configurable):
     """Training on a task as a gradient flow: its final time, its solver and its adjoint.
 
     For the support loss L_S of a task, the parameters u follow

@@ -18,11 +18,13 @@ from amaml_tf.learner.episode_functions import EpisodeFunctions
 from amaml_tf.learner.episode_metrics import EpisodeMetrics, LastBatch, Metrics
 from amaml_tf.learner.meta_update import apply_if_finite
 from amaml_tf.learner.programs import Programs
+from amaml_tf.learner.saving import SavedLearner, remembered
 
 ON_FAILURE = ("raise", "drop")
 
 
-class MetaLearner(EpisodeFunctions, keras.Model):
+@keras.saving.register_keras_serializable(package="amaml_tf")
+class MetaLearner(EpisodeFunctions, SavedLearner):
     """Learns an initialization of `model` from batches of episodes.
 
     A batch of episodes is `((support_x, support_y), (query_x, query_y))`, every array with the
@@ -60,6 +62,7 @@ class MetaLearner(EpisodeFunctions, keras.Model):
         self.on_failure = "raise"
         self.built = True
 
+    @remembered
     def compile(
         self,
         optimizer: str | keras.optimizers.Optimizer = "adam",
@@ -202,15 +205,6 @@ class MetaLearner(EpisodeFunctions, keras.Model):
         """Evaluates on batches of episodes, as `keras.Model.evaluate`; raises as `fit` does."""
         with failure.readable():
             return super().evaluate(*args, **options)
-
-    def get_config(self) -> dict[str, object]:
-        """Raises UsageError: a learner is not saved as a whole."""
-        raise UsageError(
-            "Expected to save what a MetaLearner has learned, got the learner itself, which cannot "
-            "be saved as a whole; use learner.model.save('x.keras') or save_initialization for the "
-            "initialization, and save_weights (ModelCheckpoint with save_weights_only=True) to go "
-            "on with training later."
-        )
 
     def _log(
         self,

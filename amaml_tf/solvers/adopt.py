@@ -6,6 +6,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from amaml_tf.aliases import Scalar
+from amaml_tf.configurable import Configurable
 from amaml_tf.solvers.diagnostics import COMPLETED, NON_FINITE, STEP_LIMIT, Diagnostics
 from amaml_tf.solvers.dormand_prince import DormandPrince
 from amaml_tf.solvers.solution import Solution, as_tensor
@@ -13,7 +14,12 @@ from amaml_tf.solvers.system import System
 from amaml_tf.solvers.tfp_solver import REGISTRY
 from amaml_tf.solvers.trajectory import Trajectory
 
-BDF = REGISTRY.register("bdf")(tfp.math.ode.BDF)
+
+@REGISTRY.register("bdf")
+class BDF(Configurable, tfp.math.ode.BDF):
+    """`tfp.math.ode.BDF`, which Keras can save. For comparison: its steps have no derivative."""
+
+    __init__ = tfp.math.ode.BDF.__init__
 
 
 def as_one_step(solver: tfp.math.ode.Solver) -> tfp.math.ode.Solver:

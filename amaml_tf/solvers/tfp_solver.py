@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from amaml_tf.aliases import Scalar, Tensors
+from amaml_tf.configurable import Configurable
 from amaml_tf.errors import UsageError
 from amaml_tf.registry import Registry
 from amaml_tf.solvers.diagnostics import Diagnostics, nothing_done, total
@@ -45,7 +46,7 @@ Times: TypeAlias = Sequence[float] | tf.Tensor | tfp.math.ode.ChosenBySolver
 AdjointSolverFn: TypeAlias = Callable[[], tfp.math.ode.Solver]
 
 
-class OneStepSolver(Method, tfp.math.ode.Solver):
+class OneStepSolver(Configurable, Method, tfp.math.ode.Solver):
     """Base class of the solvers of this library.
 
     Args:

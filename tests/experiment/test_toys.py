@@ -109,7 +109,7 @@ def test_mistakes_are_told(tmp_path, flags, sentence):
 def test_they_are_in_the_tests_of_all_of_their_kind():
     done = python(
         *("-m", "pytest", "-p", "toys", "-v", "-k", "toy_", "--numprocesses=0"),
-        *("tests/solvers", "tests/algorithms", "tests/tasks"),
+        *("tests/solvers", "tests/algorithms", "tests/tasks", "tests/learner/test_saving.py"),
         cwd=project.ROOT,
     )
     assert done.returncode == 0, done.stdout[-3000:]
@@ -119,3 +119,5 @@ def test_they_are_in_the_tests_of_all_of_their_kind():
         ("families", "toy_family"),
     ):
         assert re.search(rf"test_(every_)?{kind}\.py::\S*\[{toy}\S* PASSED", done.stdout), kind
+        if kind != "families":
+            assert re.search(rf"test_saving\.py::test_every_\S*\[{toy}\] PASSED", done.stdout), kind
