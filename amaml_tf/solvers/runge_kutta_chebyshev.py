@@ -11,6 +11,7 @@ from amaml_tf.errors import UsageError
 from amaml_tf.solvers.chebyshev_coefficients import coefficients, stage_time
 from amaml_tf.solvers.method import Memory, Step
 from amaml_tf.solvers.power_iteration import power_iteration
+from amaml_tf.solvers.state_stack import Rows
 from amaml_tf.solvers.step_size_control import StepSizeControl
 from amaml_tf.solvers.system import System
 from amaml_tf.solvers.tfp_solver import REGISTRY, AdjointSolverFn, OneStepSolver
@@ -136,11 +137,9 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
         known: tf.Tensor,
         step_size: tf.Tensor,
         num_stages: tf.Tensor,
-        points: tf.TensorArray | None = None,
-        offset: tf.Tensor | int = 0,
+        rows: Rows | None = None,
+        row: tf.Tensor | int = 0,
     ) -> Step:
-        recording = points is not None
-        last_point = 0 if points is None else tf.cast(points.size(), tf.int32) - 1
         h, h_column = step_size, step_size[:, tf.newaxis]
 
         def stage(
@@ -149,11 +148,11 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
             y_before: tf.Tensor,
             f0: tf.Tensor,
             f: tf.Tensor,
-            points: tf.TensorArray,
-        ) -> tuple[tf.Tensor | tf.TensorArray, ...]:
-            if recording:
-                row = tf.where(j > 0, tf.minimum(offset + j - 1, last_point), last_point)
-                points = points.write(row, y)
+            rows: Rows | tuple[()],
+        ) -> tuple[tf.Tensor | Rows | tuple[()], ...]:
+            if isinstance(rows, Rows):
+                at = tf.where(j > 0, tf.minimum(row + j - 1, rows.last), rows.last)
+                rows = rows.write(at, y)
             c = coefficients(num_stages, j, state.dtype)
             # Y_j of equations (2.2), (2.3)
             new = (
@@ -163,20 +162,20 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
                 + h_column * (c.mu_tilde * f + c.gamma_tilde * f0)
             )
             f = system.derivative(time + h * c.c, new)
-            return j + 1, new, y, tf.where(j == 0, f, f0), f, points
+            return j + 1, new, y, tf.where(j == 0, f, f0), f, rows
 
         # Stage 0 only evaluates f at the start, if it is not known.
         most = tf.reduce_max(num_stages)
         start = (tf.cast(known, tf.int32), state, state, derivative, derivative)
-        _, new_state, _, derivative, new_derivative, points = tf.while_loop(
+        _, new_state, _, derivative, new_derivative, written = tf.while_loop(
             lambda j, *_: j <= most,
             stage,
-            (*start, points if recording else ()),
+            (*start, () if rows is None else rows),
             maximum_iterations=self.max_num_stages + 1,
         )
         # Equation (2.8), the error of a step
         error = 0.8 * (state - new_state) + 0.4 * h_column * (derivative + new_derivative)
-        return Step(new_state, derivative, new_derivative, error, points if recording else None)
+        return Step(new_state, derivative, new_derivative, error, written or None)
 
     def step_vjp(
         self,
@@ -184,8 +183,8 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
         time: tf.Tensor,
         step_size: tf.Tensor,
         num_stages: tf.Tensor,
-        points: tf.Tensor,
-        offset: tf.Tensor,
+        rows: Rows,
+        row: tf.Tensor,
         cotangent: tf.Tensor,
         constants: tuple[tf.Tensor, ...],
     ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
@@ -204,7 +203,7 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
             c = coefficients(num_stages, j, cotangent.dtype)
             f_bar = c.mu_tilde * h * y_bar + tf.cast(j == 1, h.dtype) * f0_bar
             at = time + step_size * stage_time(num_stages, j - 1, cotangent.dtype)
-            from_f, from_constants = system.vjp(at, tf.gather(points, offset + j - 1), f_bar)
+            from_f, from_constants = system.vjp(at, rows.read(row + j - 1), f_bar)
             constants = tuple(a + b for a, b in zip(constants, from_constants, strict=True))
             y0_bar += (1 - c.mu - c.nu) * y_bar
             f0_bar += c.gamma_tilde * h * y_bar
@@ -224,9 +223,10 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
     def initial_memory(self, state: tf.Tensor) -> _Memory:
         # Any vector works that is not orthogonal to an eigenvector. (Random numbers would work
         # too, but XLA takes a second to compute them when it compiles.)
-        pattern = tf.sin(tf.range(1, state.shape[1] + 1, dtype=state.dtype) ** 2)
         rows = tf.zeros_like(state[:, 0])
-        vector = rows[:, tf.newaxis] + pattern
+        # The factor is 1, but not for XLA, which would make constants of the size of all states.
+        one = 1 + 1e-30 * tf.minimum(tf.abs(state[:, :1]), 1)
+        vector = tf.sin(one * tf.range(1, state.shape[1] + 1, dtype=state.dtype) ** 2)
         return _Memory(rows, vector, tf.zeros_like(rows, tf.int32))
 
     def refresh(
