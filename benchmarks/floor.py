@@ -14,8 +14,11 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from absl import app, flags
 
+from amaml_tf.episodes import Episodes
+from amaml_tf.learner.meta_learner import MetaLearner
 from benchmarks.measuring import in_turn, write
 
 _OUTPUT = flags.DEFINE_string("output", "benchmark_results", "Folder for floor.json and .png.")
@@ -50,7 +53,6 @@ def problem(network: str) -> tuple[Any, str, Any]:
     4x64 CNN on five tasks of 25 images of 28x28.
     """
     import keras
-    import numpy as np
 
     import amaml_tf as amaml
 
@@ -68,7 +70,9 @@ def problem(network: str) -> tuple[Any, str, Any]:
     return model, loss, ((x, y), (x, y))
 
 
-def floor_of(learner: Any, episodes: Any, num_gradients: int, num_products: int) -> Callable:
+def floor_of(
+    learner: MetaLearner, episodes: Episodes, num_gradients: int, num_products: int
+) -> Callable[[], np.ndarray]:
     """Returns a program that makes so many gradients and products, and nothing else."""
     import tensorflow as tf
 
@@ -101,7 +105,6 @@ def floor_of(learner: Any, episodes: Any, num_gradients: int, num_products: int)
 def measure(name: str) -> dict[str, Any]:
     """Returns the seconds of a case and of its floor, and their ratio."""
     import keras
-    import numpy as np
 
     import amaml_tf as amaml
 
@@ -111,6 +114,8 @@ def measure(name: str) -> dict[str, Any]:
     learner.compile(keras.optimizers.SGD(), loss=loss)
     done = learner.meta_gradients(episodes).diagnostics
     forward, backward = done.forward, done.backward
+    if backward is None:
+        raise ValueError(f"Expected an algorithm with a backward pass, got {name}.")
     gradients = int(np.max(forward.num_evaluations + backward.num_evaluations))
     products = int(np.max(forward.num_jacobian_products + backward.num_vector_jacobian_products))
     seconds = in_turn(

@@ -163,10 +163,16 @@ class Settings(Declared):
         may_change=IN_EVALUATION,
     )
     max_checkpoints: int | None = setting(
-        "States that a buffer of the inner run holds, a power of two. Default: 128 MiB.",
+        "States that the inner run keeps in memory. Default: see GradientFlow.",
         of="flow",
         least=2,
         most=2**24,
+        may_change=ON_RESUMING,
+    )
+    memory_budget: float | None = setting(
+        "The same in MiB, in place of --max_checkpoints.",
+        of="flow",
+        above=0,
         may_change=ON_RESUMING,
     )
     adapted_layers: tuple[str, ...] | None = setting(

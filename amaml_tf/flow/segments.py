@@ -143,7 +143,7 @@ def _recompute(
             stack.row(taken.offset),
         )
         state = tf.where((taken.step_size > 0)[:, tf.newaxis], step.state, state)
-        stack = stack._replace(rows=step.rows)
+        stack = stack._replace(rows=step.rows or stack.rows)
         return n + 1, state, step.derivative, stack, evaluations + taken.num_stages
 
     _, _, _, stack, evaluations = tf.while_loop(

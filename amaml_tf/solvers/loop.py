@@ -184,8 +184,7 @@ def _advance(problem: _Problem, loop: _Loop) -> _Loop:
         taken = tf.where(accepted, attempt.step_size, 0)
         stages = tf.where(accepted, attempt.num_stages, 0)
         num_states = tf.reduce_max(stages) if problem.every_stage else tf.constant(1)
-        if rows is not None:
-            rows = step.rows if problem.every_stage else rows.write(recorder.row, state)
+        rows = step.rows or recorder.stack.rows.write(recorder.row, state)
         recorder = recorder.record_step(done.time, taken, stages, num_states, rows)
     keep = accepted[:, tf.newaxis]
     return _Loop(

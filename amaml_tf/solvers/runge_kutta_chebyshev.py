@@ -52,7 +52,7 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
         max_step_size_factor: > 1. Default 10.
         max_num_steps: cap on the attempted steps of a solve. Default 4096.
         max_num_stages: cap on the stages of a step, >= 2; steps are shortened to what it allows.
-            Default 1000. A `GradientFlow` lowers it to the size of its buffers.
+            Default 1000. A `GradientFlow` lowers it to two thirds of the states that it keeps.
         num_stages: a fixed number of stages, >= 2. None (default): it is adaptive.
         refresh_every: accepted steps between two estimates of the radius. Default 3.
         power_iterations: cap on the Jacobian products of one estimate. Default 50.
@@ -114,13 +114,13 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
         for argument, (value, least) in at_least.items():
             if value < least:
                 raise UsageError(f"Expected {argument} to be at least {least}, got {value}.")
-        self.max_num_stages = int(max_num_stages)
+        self.max_num_stages = int(num_stages or max_num_stages)
         self.num_stages = num_stages
         self.refresh_every = int(refresh_every)
         self.power_iterations = int(power_iterations)
 
     def bounded(self, max_num_stages: int) -> RungeKuttaChebyshev:
-        if self.max_num_stages <= max_num_stages:
+        if self.num_stages is not None or self.max_num_stages <= max_num_stages:
             return self
         bounded = copy.copy(self)
         bounded.max_num_stages = max_num_stages
@@ -223,10 +223,9 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
     def initial_memory(self, state: tf.Tensor) -> _Memory:
         # Any vector works that is not orthogonal to an eigenvector. (Random numbers would work
         # too, but XLA takes a second to compute them when it compiles.)
+        pattern = tf.sin(tf.range(1, state.shape[1] + 1, dtype=state.dtype) ** 2)
         rows = tf.zeros_like(state[:, 0])
-        # The factor is 1, but not for XLA, which would make constants of the size of all states.
-        one = 1 + 1e-30 * tf.minimum(tf.abs(state[:, :1]), 1)
-        vector = tf.sin(one * tf.range(1, state.shape[1] + 1, dtype=state.dtype) ** 2)
+        vector = rows[:, tf.newaxis] + pattern
         return _Memory(rows, vector, tf.zeros_like(rows, tf.int32))
 
     def refresh(

@@ -73,9 +73,7 @@ class Recorder(NamedTuple):
         """Returns buffers for `capacity` states like `state` and `max_num_steps` steps."""
 
         def array(dtype: tf.DType, shape: tf.TensorShape) -> tf.TensorArray:
-            return tf.TensorArray(
-                dtype, max_num_steps, element_shape=shape, clear_after_read=False
-            )
+            return tf.TensorArray(dtype, max_num_steps, element_shape=shape, clear_after_read=False)
 
         rows = state.shape[:1]
         return cls(
