@@ -59,7 +59,7 @@ def capacity_of(
 
 
 def refuse_too_many(states: int, state: tf.Tensor) -> None:
-    """Raises an error if the machine's memory cannot hold a run. (Those of GPUs are not asked.)
+    """Raises an error if the machine's memory cannot hold a run; GPUs are not asked.
 
     Raises:
         UsageError: if the states to keep and to work with need more than the machine has.

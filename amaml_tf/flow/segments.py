@@ -54,8 +54,8 @@ def fold_backwards(
 ) -> tuple[T, tf.Tensor]:
     """Applies `carry = visit(segment, carry)` to the segments of `trajectory`, last first.
 
-    The last segment is the one that the stack of states holds when the run ends. A segment before it
-    is computed again, from the newest checkpoint on. On the way, the rows that are free by now take
+    The last segment is the one that the stack of states holds when the run ends. A segment before
+    it is computed again, from the newest checkpoint on. On the way, the rows that are free by now take
     new checkpoints, as in the run itself.
 
     Returns:

@@ -1,18 +1,18 @@
 """The states that a run keeps: checkpoints, and the stage states of its last segment above them.
 
-One buffer of K rows is a stack. At its bottom lie *checkpoints*, states at the start of steps, oldest
-first. Above them lie all other stage states since the newest checkpoint: the *segment* that the
-backward pass can reverse without computing anything again. (The first stage state of a step is the
-state at its start, so a checkpoint is also the first state of its segment.)
+One buffer of K rows is a stack. At its bottom lie *checkpoints*, states at the start of steps,
+oldest first. Above them lie all other stage states since the newest checkpoint: the *segment* that
+the backward pass can reverse without computing anything again. (The first stage state of a step is
+the state at its start, so a checkpoint is also the first state of its segment.)
 
-A step that finds no room above the segment starts a new one: its state becomes a checkpoint, and the
-other states of the old segment are given up. Segments therefore have K, K - 1, K - 2, ... states.
-When there is no room for a new checkpoint, an old one is given up. Every checkpoint has a level, and
-one that has a later neighbour of higher level can be spared. If there is none, the newest is replaced
-by one that is a level higher, so that all those of lower levels can be spared from then on (online
-checkpointing with the fewest repetitions: Wang, Moin, Iaccarino, SIAM J. Sci. Comput. 31 (2009)
-1967). The number of steps need not be known. If steps have one stage, no state is computed more than
-twice in runs of up to K (K + 1) / 2 steps, and not more than three times up to about K³ / 6.
+A step that finds no room above the segment starts a new one: its state becomes a checkpoint, and
+the other states of the old segment are given up. Segments therefore have K, K - 1, K - 2, ...
+states. When there is no room for a new checkpoint, an old one is given up. Every checkpoint has a
+level, and one that has a later neighbour of higher level can be spared. If there is none, the
+newest is replaced by one that is a level higher, so that all those of lower levels can be spared
+from then on (online checkpointing: Wang, Moin, Iaccarino, SIAM J. Sci. Comput. 31 (2009) 1967). The
+number of steps need not be known. If steps have one stage, no state is computed more than twice in
+runs of up to K (K + 1) / 2 steps, and about three times in runs of up to 2 K² steps.
 """
 
 from __future__ import annotations
