@@ -55,8 +55,8 @@ def fold_backwards(
     """Applies `carry = visit(segment, carry)` to the segments of `trajectory`, last first.
 
     The last segment is the one that the stack of states holds when the run ends. A segment before
-    it is computed again, from the newest checkpoint on. On the way, the rows that are free by now take
-    new checkpoints, as in the run itself.
+    it is computed again, from the newest checkpoint on. On the way, the rows that are free by now
+    take new checkpoints, as in the run itself.
 
     Returns:
         The last carry, and the number of evaluations of the derivative for recomputing, `[B]`.
