@@ -10,7 +10,10 @@ from amaml_tf.solvers.gradient_descent import GradientDescent
 
 
 def gradient_descent_flow(
-    step_size: float, num_steps: int, proximal_weight: float = 0.0
+    step_size: float,
+    num_steps: int,
+    proximal_weight: float = 0.0,
+    max_checkpoints: int | None = None,
 ) -> GradientFlow:
     """Returns the flow whose solution is `num_steps` steps of gradient descent.
 
@@ -21,7 +24,10 @@ def gradient_descent_flow(
         raise UsageError(f"Expected num_steps to be at least 1, got {num_steps}.")
     solver = GradientDescent(step_size)
     return GradientFlow(
-        final_time=step_size * num_steps, solver=solver, proximal_weight=proximal_weight
+        final_time=step_size * num_steps,
+        solver=solver,
+        proximal_weight=proximal_weight,
+        max_checkpoints=max_checkpoints,
     )
 
 
@@ -34,11 +40,15 @@ class MAML(AdjointMAML):
     Args:
         step_size: learning rate of the inner steps, > 0.
         num_steps: inner steps, >= 1.
+        max_checkpoints: number of states that are kept in memory, see `GradientFlow`.
 
     Reference:
         Finn, Abbeel, Levine, "Model-agnostic meta-learning for fast adaptation of deep networks",
         ICML 2017.
     """
 
-    def __init__(self, step_size: float = 0.01, num_steps: int = 5) -> None:
-        super().__init__(gradient_descent_flow(step_size, num_steps))
+    def __init__(
+        self, step_size: float = 0.01, num_steps: int = 5, max_checkpoints: int | None = None
+    ) -> None:
+        flow = gradient_descent_flow(step_size, num_steps, max_checkpoints=max_checkpoints)
+        super().__init__(flow)

@@ -7,11 +7,21 @@ import dataclasses
 from amaml_tf.experiment.declaration import ON_RESUMING, Declared, setting
 from amaml_tf.training.saving import ON_SAVE_FAILURE
 
+# TensorFlow counts in 32 bits.
+MOST_META_STEPS = 10**9
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Safeguards(Declared):
     """Settings that change no meta-step, but which of them are made, and what is kept of them."""
 
+    checkpoint_every: int = setting(
+        "Meta-steps between two checkpoints.",
+        500,
+        least=1,
+        most=MOST_META_STEPS,
+        may_change=ON_RESUMING,
+    )
     max_dropped: float = setting(
         "Largest fraction of tasks that --on_failure=drop may leave out of 100 meta-steps.",
         0.5,

@@ -13,7 +13,7 @@ from amaml_tf.experiment.declaration import (
     as_text,
     setting,
 )
-from amaml_tf.experiment.safeguards import Safeguards
+from amaml_tf.experiment.safeguards import MOST_META_STEPS, Safeguards
 from amaml_tf.flow.gradient_flow import ADJOINTS
 from amaml_tf.functional import execution
 from amaml_tf.learner.meta_learner import ON_FAILURE
@@ -21,7 +21,7 @@ from amaml_tf.solvers.method import MOST_STEPS
 from amaml_tf.tasks.functions.paper_functions import VARIANTS
 
 # TensorFlow counts in 32 bits. Sizes, which have no `most` of their own, end at a million.
-MOST_META_STEPS, MOST_SEED = 10**9, 2**31 - 1
+MOST_SEED = 2**31 - 1
 
 
 def _adjoint_solvers() -> list[str]:
@@ -170,10 +170,16 @@ class Settings(Safeguards):
         may_change=IN_EVALUATION,
     )
     max_checkpoints: int | None = setting(
-        "States that a buffer of the inner run holds, a power of two. Default: 128 MiB.",
+        "States that the inner run keeps in memory. Default: see GradientFlow.",
         of="flow",
         least=2,
         most=2**24,
+        may_change=ON_RESUMING,
+    )
+    memory_budget: float | None = setting(
+        "The same in MiB, in place of --max_checkpoints.",
+        of="flow",
+        above=0,
         may_change=ON_RESUMING,
     )
     adapted_layers: tuple[str, ...] | None = setting(
@@ -238,13 +244,6 @@ class Settings(Safeguards):
     log_every: int = setting(
         "Meta-steps between two entries of the logs.",
         100,
-        least=1,
-        most=MOST_META_STEPS,
-        may_change=ON_RESUMING,
-    )
-    checkpoint_every: int = setting(
-        "Meta-steps between two checkpoints.",
-        500,
         least=1,
         most=MOST_META_STEPS,
         may_change=ON_RESUMING,

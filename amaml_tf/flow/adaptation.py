@@ -76,7 +76,7 @@ def adapt(
     final_time = flow.final_time if final_time is None else final_time
     anchor = start.adapted if flow.proximal_weight else start.adapted[:, :0]
     if probe is None:
-        probe = tf.zeros([start.adapted.shape[0] or 1, 4], start.adapted.dtype)
+        probe = tf.zeros([tf.shape(start.adapted)[0], 4], start.adapted.dtype)
     if differentiable and flow.adjoint == "backsolve":
         return _backsolve(flow, function, state, support, Constants(*start[1:], anchor), start)
 

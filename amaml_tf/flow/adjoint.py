@@ -68,7 +68,7 @@ def discrete_adjoint(
             taken.time,
             taken.step_size,
             taken.num_stages,
-            segment.points,
+            segment.rows,
             segment.row(n),
             state_bar,
             constants_bar,
@@ -86,7 +86,7 @@ def discrete_adjoint(
             lambda n, carry: n >= segment.first,
             lambda n, carry: (n - 1, reverse_step(n, segment, carry)),
             (segment.end - 1, carry),
-            maximum_iterations=trajectory.offsets.shape[0],
+            maximum_iterations=trajectory.max_num_steps,
         )
         return carry
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -9,9 +12,13 @@ from amaml_tf.errors import UsageError
 from amaml_tf.flow.segments import most_stages
 from amaml_tf.solvers.tfp_solver import OneStepSolver
 
-# Default size of one buffer of states, in bytes, and its bounds in states.
-_BUFFER_BYTES = 2**27
-_FEWEST_CHECKPOINTS, _MOST_CHECKPOINTS = 16, 4096
+# With this many states of all tasks, runs of 150 evaluations compute none more than twice.
+_FEWEST_STATES = 18
+# Where more than these fit, in bytes: all states of a run of known length, or else this much, as
+# XLA clears a buffer even if a run turns out to be short.
+_KNOWN_LENGTH_BYTES, _UNKNOWN_LENGTH_BYTES = 2**27, 2**23
+# Vectors of the size of a state that a solver and its adjoint work with, roughly.
+_WORK_STATES = 16
 # Where the number of tasks is not known when the program is traced.
 _ASSUMED_TASKS = 32
 
@@ -20,44 +27,77 @@ def capacity_of(
     solver: tfp.math.ode.Solver,
     max_num_steps: int | None,
     max_checkpoints: int | None,
+    memory_budget: float | None,
     state: tf.Tensor,
 ) -> int:
-    """Returns the number of rows of each buffer of a run, a power of two.
+    """Returns the number of states that a run keeps, of all tasks together.
 
     Args:
         solver: the solver of the run.
         max_num_steps: cap on its steps; None for solvers of TFP.
         max_checkpoints: as in `GradientFlow`.
-        state: `[B, P]`, what a row holds.
+        memory_budget: as in `GradientFlow`.
+        state: `[B, P]`, what is kept.
 
     Raises:
-        UsageError: if `max_checkpoints` rows are too few for `max_num_steps` steps.
+        UsageError: if too few states are allowed.
     """
-    steps = _FEWEST_CHECKPOINTS if max_num_steps is None else max_num_steps
-    needed = _power_of_two_from(steps**0.5)
-    if max_checkpoints is not None:
-        if max_checkpoints < needed:
-            raise UsageError(
-                f"Expected max_checkpoints to be at least {needed}, the square root of "
-                f"the {steps} steps that the solver may take, got {max_checkpoints}. Give more "
-                "checkpoints, or give the solver a lower max_num_steps."
-            )
-        return max_checkpoints
     num_tasks, size = state.shape
-    row_bytes = max((num_tasks or _ASSUMED_TASKS) * size, 1) * state.dtype.size
-    affordable = _BUFFER_BYTES // row_bytes
-    fitting = min(max(affordable, _FEWEST_CHECKPOINTS), _MOST_CHECKPOINTS)
-    fitting = 1 << (fitting.bit_length() - 1)
-    everything = _power_of_two_from(steps * most_stages(solver))
+    state_bytes = max((num_tasks or _ASSUMED_TASKS) * size, 1) * state.dtype.size
+    least = _fewest_states(solver)
+    longest = (max_num_steps or _FEWEST_STATES) * most_stages(solver)
     fixed = isinstance(solver, OneStepSolver) and solver.max_num_steps is None
-    if fixed and everything > fitting:
-        # The whole run will be recomputed: more rows than this needs would not help.
-        return max(needed, _FEWEST_CHECKPOINTS)
-    return max(min(fitting, everything), needed)
+    if max_checkpoints is not None:
+        states = max_checkpoints
+        _refuse_too_few("max_checkpoints", max_checkpoints, states, least, 1)
+    elif memory_budget is not None:
+        states = int(memory_budget * 2**20 // state_bytes)
+        _refuse_too_few("memory_budget", memory_budget, states, least, state_bytes / 2**20)
+    else:
+        states = _default_states(longest, fixed, least, state_bytes)
+    return min(states, max(longest, least))
 
 
-def _power_of_two_from(number: float) -> int:
-    power = 2
-    while power < number:
-        power *= 2
-    return power
+def refuse_too_many(states: int, state: tf.Tensor) -> None:
+    """Raises an error if the machine's memory cannot hold a run; GPUs are not asked.
+
+    Raises:
+        UsageError: if the states to keep and to work with need more than the machine has.
+    """
+    num_tasks, size = state.shape
+    if num_tasks is None or tf.config.list_physical_devices("GPU"):
+        return
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = (states + _WORK_STATES) * num_tasks * size * state.dtype.size
+    if needed > installed:
+        raise UsageError(
+            f"Expected a run that fits into the {installed / 2**30:.1f} GiB of this machine, got "
+            f"{num_tasks} tasks with {size:,} adapted parameters, which need about "
+            f"{needed / 2**30:.1f} GiB: {states} states that are kept and {_WORK_STATES} to work "
+            "with. Use smaller batches of tasks, adapt fewer layers (adapted_layers), or keep "
+            "fewer states (max_checkpoints)."
+        )
+
+
+def _default_states(longest: int, fixed: bool, least: int, state_bytes: int) -> int:
+    affordable = (_KNOWN_LENGTH_BYTES if fixed else _UNKNOWN_LENGTH_BYTES) // state_bytes
+    if fixed and longest > affordable:
+        # Enough that no state is computed more than twice.
+        affordable = min(affordable, math.isqrt(2 * longest) + 1 + least)
+    return max(affordable, _FEWEST_STATES, 2 * least)
+
+
+def _fewest_states(solver: tfp.math.ode.Solver) -> int:
+    """Returns the fewest states with which any run of `solver` can be reversed."""
+    if not isinstance(solver, OneStepSolver):
+        return 2
+    return 1 + most_stages(solver.bounded(2))
+
+
+def _refuse_too_few(name: str, given: float, states: int, least: int, size: float) -> None:
+    if states < least:
+        raise UsageError(
+            f"Expected {name} to be at least {math.ceil(least * size)}, for one step of the solver "
+            f"and its checkpoint, got {given:g}. Give more, a solver with fewer stages, or smaller "
+            "batches of tasks."
+        )

@@ -48,11 +48,11 @@ class DenseOutput(NamedTuple):
         trajectory, last, final = segment.trajectory, segment.end - 1, segment.final_state
         start_time = trajectory.step(segment.first).time
         end_time = trajectory.step(last).time + trajectory.step(last).step_size
-        nodes = trajectory.capacity + 1
+        nodes = trajectory.stack.capacity + 1
 
         def fill(n: tf.Tensor, jets: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
             step = tf.minimum(n, last)
-            state = tf.gather(segment.points, segment.row(step))
+            state = segment.rows.read(segment.row(step))
             state = tf.where(n == segment.end, final, state)
             time = tf.where(n == segment.end, end_time, trajectory.step(step).time)
             jet = [state, system.derivative(time, state)]

@@ -12,7 +12,7 @@ from amaml_tf.aliases import Scalar
 from amaml_tf.configurable import Configurable
 from amaml_tf.errors import UsageError
 from amaml_tf.flow.adjoint import Adjoint, continuous_adjoint, discrete_adjoint
-from amaml_tf.flow.buffers import capacity_of
+from amaml_tf.flow.buffers import capacity_of, refuse_too_many
 from amaml_tf.flow.vector_field import Constants, relative_to_displacement
 from amaml_tf.solvers.adopt import as_one_step, solve_on_grid
 from amaml_tf.solvers.loop import integrate
@@ -52,11 +52,15 @@ class GradientFlow(Configurable):
             long runs. Use "backsolve" only for comparison.
         adjoint_solver: solver of the adjoint ODE of "continuous", with its own tolerances. None
             (default): `solver`, or `RungeKuttaChebyshev()` if `solver` is a solver of TFP.
-        max_checkpoints: number of states in each of the (at most three) buffers of a run, a power
-            of two. None (default): as many as fit into 128 MiB, between 16 and 4096, and enough
-            for the solver's cap on steps; for fixed steps that do not fit, the fewest possible.
-            A buffer of K states serves runs of up to K² steps. States that do not fit are
-            recomputed once in the backward pass.
+        max_checkpoints: number of states of all tasks together that a run keeps in memory, more
+            than a step has stages. A run that evaluates more gradients than these computes states
+            again in the backward pass: with K states none more than twice up to about K² / 2
+            gradients, about three times up to 2 K². None (default): 8 MiB of states, at least 18;
+            for fixed steps, whose number is known, all states if they fit into 128 MiB, else
+            as many as it takes to compute none more than twice.
+        memory_budget: the same in MiB, in place of `max_checkpoints`. A solver and its adjoint
+            need about 16 states more to work with, and the model what it needs for its gradient.
+            Default None.
         proximal_weight: w >= 0, for a term w/2 |u - θ|² added to L_S. Default 0.
 
     Raises:
@@ -71,6 +75,7 @@ class GradientFlow(Configurable):
     adjoint: str = "discrete"
     adjoint_solver: tfp.math.ode.Solver | None = None
     max_checkpoints: int | None = None
+    memory_budget: float | None = None
     proximal_weight: float = 0.0
 
     def __post_init__(self) -> None:
@@ -84,9 +89,16 @@ class GradientFlow(Configurable):
             )
         if self.adjoint not in ADJOINTS:
             raise UsageError(f"Expected adjoint to be one of {ADJOINTS}, got {self.adjoint!r}.")
-        k = self.max_checkpoints
-        if k is not None and (k < 2 or k & (k - 1)):
-            raise UsageError(f"Expected max_checkpoints to be a power of two >= 2, got {k}.")
+        k, budget = self.max_checkpoints, self.memory_budget
+        if k is not None and k < 2:
+            raise UsageError(f"Expected max_checkpoints to be at least 2, got {k}.")
+        if budget is not None and not budget > 0:
+            raise UsageError(f"Expected memory_budget to be above 0 MiB, got {budget}.")
+        if k is not None and budget is not None:
+            raise UsageError(
+                f"Expected max_checkpoints or memory_budget, got both ({k} and {budget}); they say "
+                "the same in states and in MiB, leave one of them out."
+            )
         if not isinstance(self.solver, tfp.math.ode.Solver):
             raise UsageError(
                 f"Expected solver to be a tfp.math.ode.Solver, got {self.solver!r}. Use one "
@@ -119,6 +131,8 @@ class GradientFlow(Configurable):
         With `record`, the trajectory is kept for `adjoint_of`.
         """
         capacity = self._capacity(initial_state)
+        if record:
+            refuse_too_many(capacity, initial_state)
         max_num_steps = self.max_num_steps
         if max_num_steps is None:
             return solve_on_grid(self.solver, system, final_time, initial_state, capacity)
@@ -148,8 +162,12 @@ class GradientFlow(Configurable):
         return continuous_adjoint(solver, system, trajectory, cotangent, zeros, adjoint_solver, cap)
 
     def _capacity(self, state: tf.Tensor) -> int:
-        return capacity_of(self.solver, self.max_num_steps, self.max_checkpoints, state)
+        return capacity_of(
+            self.solver, self.max_num_steps, self.max_checkpoints, self.memory_budget, state
+        )
 
     def _bounded_solver(self, capacity: int) -> Method | tfp.math.ode.Solver:
-        """Returns the solver, limited to steps that fit a buffer: `capacity` evaluations."""
-        return self.solver.bounded(capacity) if isinstance(self.solver, Method) else self.solver
+        """Returns the solver, with steps that leave a third of the states for checkpoints."""
+        if not isinstance(self.solver, Method):
+            return self.solver
+        return self.solver.bounded(max(2 * capacity // 3, 2))

@@ -1,4 +1,4 @@
-"""Reads a recorded trajectory backwards, and recomputes the parts that did not fit."""
+"""Reads a recorded trajectory backwards, and recomputes the states that were not kept."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from amaml_tf.solvers.method import Method
+from amaml_tf.solvers.state_stack import Rows, StateStack
 from amaml_tf.solvers.system import System
-from amaml_tf.solvers.trajectory import Trajectory, checkpoint_slot, checkpoint_stride
+from amaml_tf.solvers.trajectory import Trajectory
 
 T = TypeVar("T")
 
@@ -21,22 +22,22 @@ class Segment(NamedTuple):
     Attributes:
         first: scalar int32, the first step.
         end: scalar int32, one past the last step.
-        points: `[K + 1, B, P]`, stage states; those of step n begin at row `row(n)`.
-        first_offset: scalar int32, the trajectory's offset at step `first`.
+        rows: stage states; those of step n begin at row `row(n)`.
+        shift: scalar int32, the row of a stage state minus its number in the run.
         trajectory: has the times and step sizes.
         final_state: `[B, P]`, the state at the end of the last step.
     """
 
     first: tf.Tensor
     end: tf.Tensor
-    points: tf.Tensor
-    first_offset: tf.Tensor
+    rows: Rows
+    shift: tf.Tensor
     trajectory: Trajectory
     final_state: tf.Tensor
 
     def row(self, step: tf.Tensor) -> tf.Tensor:
-        """Returns the row of `points` with the state at the start of `step`."""
-        return tf.gather(self.trajectory.offsets, step) - self.first_offset
+        """Returns the row with the state at the start of `step`."""
+        return tf.gather(self.trajectory.offsets, step) + self.shift
 
 
 def most_stages(solver: Method | tfp.math.ode.Solver) -> int:
@@ -53,107 +54,102 @@ def fold_backwards(
 ) -> tuple[T, tf.Tensor]:
     """Applies `carry = visit(segment, carry)` to the segments of `trajectory`, last first.
 
-    A run of at most K evaluations is one segment, the recorded one. A longer run is divided into
-    segments of at most K evaluations, which are recomputed. If possible, a segment starts at a
-    checkpoint. Otherwise the steps from the checkpoint before it to its start are also computed
-    again, but not kept.
+    The last segment is the one that the stack of states holds when the run ends. A segment before
+    it is computed again, from the newest checkpoint on. On the way, the rows that are free by now
+    take new checkpoints, as in the run itself.
 
     Returns:
         The last carry, and the number of evaluations of the derivative for recomputing, `[B]`.
     """
-    recorded = trajectory.num_points <= trajectory.capacity
-    max_num_steps = trajectory.offsets.shape[0]
-    always_recorded = max_num_steps * most_stages(solver) <= trajectory.capacity
+    none = tf.zeros_like(trajectory.num_stages[0])
+    num_steps, stack = trajectory.num_steps, _owned(trajectory)
+    if trajectory.max_num_steps * most_stages(solver) <= stack.capacity:
+        first, final_state = tf.constant(0), trajectory.final_state
+        segment = Segment(first, num_steps, stack.rows, stack.shift, trajectory, final_state)
+        return visit(segment, carry), none
 
     def one(
-        end: tf.Tensor, final_state: tf.Tensor, evaluations: tf.Tensor, carry: T
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, T]:
-        first, points, more = tf.constant(0), trajectory.points, tf.zeros_like(evaluations)
-        if not trajectory.has_points:
-            first, points, more = _recompute(solver, system, trajectory, end)
-        elif not always_recorded:
-            first, points, more = tf.cond(
-                recorded,
-                lambda: (first, points, more),
-                lambda: _recompute(solver, system, trajectory, end),
-            )
-        offset = trajectory.step(first).offset
-        segment = Segment(first, end, points, offset, trajectory, final_state)
-        return first, tf.gather(points, 0), evaluations + more, visit(segment, carry)
+        missing: tf.Tensor,
+        end: tf.Tensor,
+        final_state: tf.Tensor,
+        stack: StateStack,
+        evaluations: tf.Tensor,
+        carry: T,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, StateStack, tf.Tensor, T]:
+        stack, more = _recompute(solver, system, trajectory, stack, end, missing)
+        first = stack.segment_start
+        segment = Segment(first, end, stack.rows, stack.shift, trajectory, final_state)
+        carry = visit(segment, carry)
+        state, stack = stack.checkpoint, stack.without_segment()
+        return tf.constant(True), first, state, stack, evaluations + more, carry
 
-    none = tf.zeros_like(trajectory.num_stages[0])
-    _, _, evaluations, carry = tf.while_loop(
-        lambda end, *_: end > 0,
+    *_, evaluations, carry = tf.while_loop(
+        lambda missing, end, *_: end > 0,
         one,
-        (trajectory.num_steps, trajectory.final_state, none, carry),
-        maximum_iterations=max_num_steps,
+        (tf.constant(False), num_steps, trajectory.final_state, stack, none, carry),
+        # One more, because the last segment may hold no more than a step that was not taken.
+        maximum_iterations=trajectory.max_num_steps + 1,
     )
     return carry, evaluations
 
 
-def _first_step(trajectory: Trajectory, end: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the first step of the segment that ends at `end`, and the step of its checkpoint."""
-    capacity, offsets = trajectory.capacity, trajectory.offsets
-    stride = checkpoint_stride(tf.maximum(trajectory.num_steps - 1, 0), capacity)
-    steps = tf.range(offsets.shape[0])
-    end_offset = tf.where(
-        end == trajectory.num_steps,
-        trajectory.num_points,
-        tf.gather(offsets, tf.minimum(end, offsets.shape[0] - 1)),
-    )
-    too_early = (steps < end) & (end_offset - offsets > capacity)
-    earliest = tf.reduce_sum(tf.cast(too_early, tf.int32))
-    aligned = -(-earliest // stride) * stride
-    first = tf.where(aligned < end, aligned, earliest)
-    start = first // stride * stride
-    return first, start
+def _owned(trajectory: Trajectory) -> StateStack:
+    """Returns the trajectory's stack for one backward pass to change."""
+    stack = trajectory.stack
+    if not tf.executing_eagerly():
+        return stack
+    # Without a graph, writing to a TensorArray changes it, and a tape may go backwards twice.
+    states = stack.rows.buffer.stack()
+    return stack._replace(rows=StateStack.of(states).rows._replace(places=stack.rows.places))
 
 
 def _recompute(
-    solver: Method, system: System, trajectory: Trajectory, end: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns the first step, points and evaluations of the segment that ends at `end`."""
-    capacity, offsets = trajectory.capacity, trajectory.offsets
-    first, start = _first_step(trajectory, end)
-    state = tf.gather(trajectory.checkpoints, checkpoint_slot(start, capacity))
-    first_offset = trajectory.step(first).offset
-    points = tf.TensorArray(
-        state.dtype, capacity + 1, element_shape=state.shape, clear_after_read=False
-    )
-    evaluations = tf.zeros_like(trajectory.num_stages[0])
-    derivative = tf.zeros_like(state) if solver.adaptive else state[:, :0]
-    if solver.adaptive:
-        evaluations += 1
+    solver: Method,
+    system: System,
+    trajectory: Trajectory,
+    stack: StateStack,
+    end: tf.Tensor,
+    missing: tf.Tensor,
+) -> tuple[StateStack, tf.Tensor]:
+    """Returns the stack with the segment that ends at step `end`, and the evaluations it took.
+
+    If the segment is not `missing`, nothing is computed.
+    """
+    start = tf.where(missing, stack.segment_start, end)
+    stack = stack.at_checkpoint(trajectory.step(stack.segment_start).offset)
+    state = stack.checkpoint
+    reuses = solver.reuses_derivative
+    derivative = tf.zeros_like(state) if reuses else state[:, :0]
+    evaluations = tf.zeros_like(trajectory.num_stages[0]) + tf.cast(missing & reuses, tf.int32)
 
     def forward(
         n: tf.Tensor,
         state: tf.Tensor,
         derivative: tf.Tensor,
-        points: tf.TensorArray,
+        stack: StateStack,
         evaluations: tf.Tensor,
-    ) -> tuple[tf.Tensor | tf.TensorArray, ...]:
+    ) -> tuple[tf.Tensor | StateStack, ...]:
         taken = trajectory.step(n)
-        row = tf.where(n < first, capacity, taken.offset - first_offset)
-        known = n > start
+        stack = stack.with_room(n, taken.offset, tf.reduce_max(taken.num_stages))
         step = solver.step(
             system,
             taken.time,
             state,
             derivative,
-            known,
+            n > start,
             taken.step_size,
             taken.num_stages,
-            points,
-            row,
+            stack.rows,
+            stack.row(taken.offset),
         )
         state = tf.where((taken.step_size > 0)[:, tf.newaxis], step.state, state)
-        evaluations += taken.num_stages
-        return n + 1, state, step.derivative, step.points, evaluations
+        stack = stack._replace(rows=step.rows or stack.rows)
+        return n + 1, state, step.derivative, stack, evaluations + taken.num_stages
 
-    _, _, _, points, evaluations = tf.while_loop(
+    _, _, _, stack, evaluations = tf.while_loop(
         lambda n, *_: n < end,
         forward,
-        (start, state, derivative, points, evaluations),
-        maximum_iterations=offsets.shape[0],
+        (start, state, derivative, stack, evaluations),
+        maximum_iterations=trajectory.max_num_steps,
     )
-    return first, points.stack(), evaluations
+    return stack, evaluations

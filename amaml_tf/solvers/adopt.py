@@ -10,6 +10,7 @@ from amaml_tf.configurable import Configurable
 from amaml_tf.solvers.diagnostics import COMPLETED, NON_FINITE, STEP_LIMIT, Diagnostics
 from amaml_tf.solvers.dormand_prince import DormandPrince
 from amaml_tf.solvers.solution import Solution, as_tensor
+from amaml_tf.solvers.state_stack import StateStack
 from amaml_tf.solvers.system import System
 from amaml_tf.solvers.tfp_solver import REGISTRY
 from amaml_tf.solvers.trajectory import Trajectory
@@ -83,14 +84,12 @@ def solve_on_grid(
     )
     per_step = tf.ones([num_intervals, 1], state.dtype) + rows
     trajectory = Trajectory(
-        checkpoints=nodes,
-        points=nodes,
+        stack=StateStack.of(nodes),
         times=fractions[:-1, tf.newaxis] * t1 + rows,
         step_sizes=per_step * t1 / num_intervals,
         num_stages=tf.cast(per_step, tf.int32),
         offsets=tf.range(num_intervals),
         num_steps=tf.constant(num_intervals),
-        num_points=tf.constant(num_intervals),
         final_time=rows + t1,
         final_state=final_state,
     )

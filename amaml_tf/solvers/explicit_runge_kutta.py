@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from amaml_tf.solvers.method import Memory, Step
+from amaml_tf.solvers.state_stack import Rows
 from amaml_tf.solvers.system import System
 from amaml_tf.solvers.tfp_solver import OneStepSolver
 
@@ -43,12 +44,10 @@ class ExplicitRungeKutta(OneStepSolver):
         known: tf.Tensor,
         step_size: tf.Tensor,
         num_stages: tf.Tensor,
-        points: tf.TensorArray | None = None,
-        offset: tf.Tensor | int = 0,
+        rows: Rows | None = None,
+        row: tf.Tensor | int = 0,
     ) -> Step:
         del num_stages
-        recording = points is not None
-        last_point = 0 if points is None else tf.cast(points.size(), tf.int32) - 1
         stages = len(self.b)
         a = tf.constant(np.vstack([self.a, self.b]), state.dtype)
         c = tf.reduce_sum(a, axis=1)
@@ -59,31 +58,31 @@ class ExplicitRungeKutta(OneStepSolver):
         if self.adaptive:
             first = tf.cast(known, tf.int32)
             slopes = tf.tensor_scatter_nd_update(slopes, [[0]], [derivative])
-            if points is not None:
-                points = points.write(tf.minimum(offset, last_point), state)
+            if rows is not None:
+                rows = rows.write(tf.minimum(row, rows.last), state)
 
         def stage(
-            i: tf.Tensor, slopes: tf.Tensor, points: tf.TensorArray
-        ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray]:
+            i: tf.Tensor, slopes: tf.Tensor, rows: Rows | tuple[()]
+        ) -> tuple[tf.Tensor, tf.Tensor, Rows | tuple[()]]:
             stage_state = state + h * tf.tensordot(tf.gather(a, i), slopes[:stages], 1)
-            if recording:
-                points = points.write(tf.minimum(offset + i, last_point), stage_state)
+            if isinstance(rows, Rows):
+                rows = rows.write(tf.minimum(row + i, rows.last), stage_state)
             slope = system.derivative(time + tf.gather(c, i) * step_size, stage_state)
-            return i + 1, tf.tensor_scatter_nd_update(slopes, [[i]], [slope]), points
+            return i + 1, tf.tensor_scatter_nd_update(slopes, [[i]], [slope]), rows
 
-        _, slopes, points = tf.while_loop(
+        _, slopes, written = tf.while_loop(
             lambda i, *_: i < count,
             stage,
-            (first, slopes, points if recording else ()),
+            (first, slopes, () if rows is None else rows),
             maximum_iterations=count,
         )
         new_state = state + h * tf.tensordot(a[stages], slopes[:stages], 1)
         if not self.adaptive:
             none = state[:, :0]
-            return Step(new_state, none, none, None, points if recording else None)
+            return Step(new_state, none, none, None, written or None)
         weights = tf.constant(self.error_weights, state.dtype)
         error = h * tf.tensordot(weights, slopes, 1)
-        return Step(new_state, slopes[0], slopes[stages], error, points if recording else None)
+        return Step(new_state, slopes[0], slopes[stages], error, written or None)
 
     def step_vjp(
         self,
@@ -91,8 +90,8 @@ class ExplicitRungeKutta(OneStepSolver):
         time: tf.Tensor,
         step_size: tf.Tensor,
         num_stages: tf.Tensor,
-        points: tf.Tensor,
-        offset: tf.Tensor,
+        rows: Rows,
+        row: tf.Tensor,
         cotangent: tf.Tensor,
         constants: tuple[tf.Tensor, ...],
     ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
@@ -110,7 +109,7 @@ class ExplicitRungeKutta(OneStepSolver):
             from_later = tf.tensordot(tf.gather(a, i, axis=1), stage_bars, 1)
             f_bar = h * (tf.gather(b, i) * cotangent + from_later)
             stage_bar, from_constants = system.vjp(
-                time + tf.gather(c, i) * step_size, tf.gather(points, offset + i), f_bar
+                time + tf.gather(c, i) * step_size, rows.read(row + i), f_bar
             )
             constants = tuple(x + y for x, y in zip(constants, from_constants, strict=True))
             return i - 1, tf.tensor_scatter_nd_update(stage_bars, [[i]], [stage_bar]), constants

@@ -38,7 +38,8 @@ class _Problem(NamedTuple):
     """The parts of a solve that do not change in the loop; `t0` and `t1` are `[B]`.
 
     `num_fixed` `[B]` is the number of steps of a fixed-step solver; None for an adaptive one.
-    Without `capacity`, nothing is recorded. Without `keep_points`, no stage states are recorded.
+    Without `every_stage`, only the states at the start of steps are recorded, if any are. With
+    `fits`, the recorder is known to have room for the whole run.
     """
 
     solver: Method
@@ -46,8 +47,8 @@ class _Problem(NamedTuple):
     t0: tf.Tensor
     t1: tf.Tensor
     num_fixed: tf.Tensor | None
-    capacity: int | None
-    keep_points: bool
+    every_stage: bool
+    fits: bool
 
 
 class _Attempt(NamedTuple):
@@ -95,6 +96,7 @@ def integrate(
     *,
     max_num_steps: int,
     capacity: int | None = None,
+    every_stage: bool = True,
     warm_start: WarmStart | None = None,
 ) -> Solution:
     """Integrates every row of `system` from `initial_time` to `final_time`.
@@ -107,8 +109,10 @@ def integrate(
         initial_state: `[B, P]` of static shape.
         max_num_steps: cap on the passes of the loop (accepted or rejected). Rows that need more
             end with STEP_LIMIT. It must be a Python int if the trajectory is recorded.
-        capacity: number of states in each buffer of the recorded trajectory, a power of two. None
-            (default): nothing is recorded.
+        capacity: number of states that the recorded trajectory keeps, more than a step has stages.
+            None (default): nothing is recorded.
+        every_stage: whether to record all stage states (default), or only the states at the start
+            of steps, for which there must be room.
         warm_start: from an earlier solve of the same system, which is continued. Default None.
 
     Returns:
@@ -120,18 +124,15 @@ def integrate(
     t1 = as_tensor(final_time, state.dtype) + rows
     control = cold_start(solver, state, t1 - t0) if warm_start is None else warm_start
     recorder: Recorder | tuple[()] = ()
-    keep_points = False
+    fits = True
     if capacity is not None:
-        # The length of a fixed-step run without a cap is known: if it does not fit, all of its
-        # points will be recomputed, and none are kept.
-        length = max_num_steps * solver.max_num_stages
-        keep_points = solver.adaptive or solver.max_num_steps is not None or length <= capacity
-        recorder = Recorder.empty(capacity, max_num_steps, state, keep_points)
+        fits = not every_stage or max_num_steps * solver.max_num_stages <= capacity
+        recorder = Recorder.empty(capacity, max_num_steps, state)
     loop = _Loop(tf.constant(0), state, control, nothing_done(state, t0), recorder)
     num_fixed = None
     if not solver.adaptive:
         num_fixed = num_fixed_steps_of_rows(solver.step_size, t1 - t0)
-    problem = _Problem(solver, system, t0, t1, num_fixed, capacity, keep_points)
+    problem = _Problem(solver, system, t0, t1, num_fixed, every_stage, fits)
 
     def condition(loop: _Loop) -> tf.Tensor:
         running = loop.diagnostics.status == RUNNING
@@ -153,16 +154,18 @@ def integrate(
 
 def _advance(problem: _Problem, loop: _Loop) -> _Loop:
     """Tries one step of every running row."""
-    solver, capacity = problem.solver, problem.capacity
+    solver = problem.solver
     control, done, state, recorder = loop.control, loop.diagnostics, loop.state, loop.recorder
     active = done.status == RUNNING
     memory, products = solver.refresh(
         problem.system, done.time, state, control.memory, control.rejected, active
     )
     attempt = _attempt(problem, done, control, memory, active)
-    points = offset = None
-    if problem.keep_points and isinstance(recorder, Recorder):
-        points, offset = recorder.points, recorder.num_points
+    rows = None
+    if isinstance(recorder, Recorder):
+        if not problem.fits:
+            recorder = recorder.with_room(tf.reduce_max(attempt.num_stages))
+        rows = recorder.stack.rows
     step = solver.step(
         problem.system,
         done.time,
@@ -171,16 +174,18 @@ def _advance(problem: _Problem, loop: _Loop) -> _Loop:
         control.known,
         attempt.step_size,
         attempt.num_stages,
-        points,
-        offset,
+        rows if problem.every_stage else None,
+        recorder.row if isinstance(recorder, Recorder) else 0,
     )
     judge = _judge_adaptive if solver.adaptive else _judge_fixed
     verdict = judge(problem, loop, active, attempt, step)
     accepted = verdict.accepted
-    if capacity is not None and isinstance(recorder, Recorder):
+    if isinstance(recorder, Recorder):
         taken = tf.where(accepted, attempt.step_size, 0)
         stages = tf.where(accepted, attempt.num_stages, 0)
-        recorder = recorder.record_step(capacity, done.time, state, taken, stages, step.points)
+        num_states = tf.reduce_max(stages) if problem.every_stage else tf.constant(1)
+        rows = step.rows or recorder.stack.rows.write(recorder.row, state)
+        recorder = recorder.record_step(done.time, taken, stages, num_states, rows)
     keep = accepted[:, tf.newaxis]
     return _Loop(
         num_iterations=loop.num_iterations + 1,
@@ -188,7 +193,7 @@ def _advance(problem: _Problem, loop: _Loop) -> _Loop:
         control=WarmStart(
             step_size=verdict.next_step_size,
             derivative=tf.where(keep, step.derivative, step.start_derivative),
-            known=tf.constant(solver.adaptive),
+            known=tf.constant(solver.reuses_derivative),
             rejected=active & ~accepted,
             memory=memory,
         ),
@@ -247,6 +252,9 @@ def _judge_fixed(
 ) -> _Verdict:
     """Accepts a step if the new state is finite."""
     number = tf.cast(loop.diagnostics.num_accepted_steps + 1, step.state.dtype)
+    num_evaluations = attempt.num_stages
+    if problem.solver.reuses_derivative:
+        num_evaluations += tf.cast(active & ~loop.control.known, tf.int32)
     finite = tf.reduce_all(tf.math.is_finite(step.state), -1)
     return _Verdict(
         accepted=active & finite,
@@ -254,7 +262,7 @@ def _judge_fixed(
         lost=~finite,
         failure=NON_FINITE,
         reached=problem.t0 + attempt.step_size * number,
-        num_evaluations=attempt.num_stages,
+        num_evaluations=num_evaluations,
     )
 
 

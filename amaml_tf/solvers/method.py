@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
+from amaml_tf.solvers.state_stack import Rows
 from amaml_tf.solvers.system import System
 
 #: What a method remembers between steps: a (nested) tuple of tensors.
@@ -25,14 +26,14 @@ class Step(NamedTuple):
         start_derivative: `[B, P]`, f at its start; `[B, 0]` for solvers that do not keep it.
         derivative: `[B, P]`, f at its end; `[B, 0]` likewise.
         error: `[B, P]`, an estimate of the local error; None for fixed-step solvers.
-        points: the `tf.TensorArray` of stage states, or None if none was given.
+        rows: `Rows` with the stage states, or None if none were given.
     """
 
     state: tf.Tensor
     start_derivative: tf.Tensor
     derivative: tf.Tensor
     error: tf.Tensor | None
-    points: tf.TensorArray | None
+    rows: Rows | None
 
 
 #: The largest cap on the steps of a solve, which keeps some numbers of every step.
@@ -44,8 +45,7 @@ class Method(abc.ABC):
 
     #: Order of convergence.
     order: int
-    #: Whether an error estimate determines the step size. Such a solver reuses f from the end of
-    #: one step at the start of the next.
+    #: Whether an error estimate determines the step size.
     adaptive: bool
     #: Cap on the attempted steps of a solve; None: as many as the interval needs.
     max_num_steps: int | None
@@ -60,6 +60,11 @@ class Method(abc.ABC):
     rtol: float
     atol: float
     first_step_size: float | None
+
+    @property
+    def reuses_derivative(self) -> bool:
+        """Whether f from the end of a step is used at the start of the next: if f is there."""
+        return self.adaptive
 
     def bounded(self, max_num_stages: int) -> Method:
         """Returns this method, limited to `max_num_stages` evaluations per step if possible.
@@ -81,8 +86,8 @@ class Method(abc.ABC):
         known: tf.Tensor,
         step_size: tf.Tensor,
         num_stages: tf.Tensor,
-        points: tf.TensorArray | None = None,
-        offset: tf.Tensor | int = 0,
+        rows: Rows | None = None,
+        row: tf.Tensor | int = 0,
     ) -> Step:
         """Takes one step of every row.
 
@@ -90,13 +95,12 @@ class Method(abc.ABC):
             system: the problems.
             time: `[B]`, the start of the step.
             state: `[B, P]`, y at `time`.
-            derivative: `[B, P]`, f at `time`; ignored unless the solver is adaptive.
+            derivative: `[B, P]`, f at `time`; ignored unless the solver reuses it.
             known: bool scalar; if false, `derivative` does not hold f yet, and f is evaluated.
             step_size: `[B]`; a row with step size 0 does not move.
             num_stages: `[B]` int32, from `plan`.
-            points: the `tf.TensorArray` to which the stage states are written, or None.
-            offset: row of `points` for the first stage. Stages beyond its last row are written
-                to the last row.
+            rows: where the stage states are written, or None.
+            row: the row of the first stage. What lies beyond the last row is not kept.
         """
 
     @abc.abstractmethod
@@ -106,8 +110,8 @@ class Method(abc.ABC):
         time: tf.Tensor,
         step_size: tf.Tensor,
         num_stages: tf.Tensor,
-        points: tf.Tensor,
-        offset: tf.Tensor,
+        rows: Rows,
+        row: tf.Tensor,
         cotangent: tf.Tensor,
         constants: tuple[tf.Tensor, ...],
     ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
@@ -118,8 +122,8 @@ class Method(abc.ABC):
             time: `[B]`, the start of the step.
             step_size: `[B]`, held fixed.
             num_stages: `[B]` int32, held fixed.
-            points: `[K + 1, B, P]`, stage states; those of this step start at row `offset`.
-            offset: scalar int32.
+            rows: stage states; those of this step start at row `row`.
+            row: scalar int32.
             cotangent: `[B, P]`, with respect to the state at the end of the step.
             constants: the cotangents of the constants so far; those of this step are added.
 

@@ -17,6 +17,7 @@ from amaml_tf.solvers.chebyshev_coefficients import (
 )
 from amaml_tf.solvers.method import Memory, Step
 from amaml_tf.solvers.power_iteration import power_iteration
+from amaml_tf.solvers.state_stack import Rows
 from amaml_tf.solvers.step_size_control import StepSizeControl
 from amaml_tf.solvers.system import System
 from amaml_tf.solvers.tfp_solver import REGISTRY, AdjointSolverFn, OneStepSolver
@@ -57,7 +58,7 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
         max_step_size_factor: > 1. Default 10.
         max_num_steps: cap on the attempted steps of a solve. Default 4096.
         max_num_stages: cap on the stages of a step, >= 2; steps are shortened to what it allows.
-            Default 1000. A `GradientFlow` lowers it to the size of its buffers.
+            Default 1000. A `GradientFlow` lowers it to two thirds of the states that it keeps.
         num_stages: a fixed number of stages, >= 2. None (default): it is adaptive.
         refresh_every: accepted steps between two estimates of the radius. Default 3.
         power_iterations: cap on the Jacobian products of one estimate. Default 50.
@@ -119,14 +120,14 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
         for argument, (value, least) in at_least.items():
             if value < least:
                 raise UsageError(f"Expected {argument} to be at least {least}, got {value}.")
-        self.max_num_stages = int(max_num_stages)
+        self.max_num_stages = int(num_stages or max_num_stages)
         self.num_stages = num_stages
         self.refresh_every = int(refresh_every)
         self.power_iterations = int(power_iterations)
         self._coefficients: Table | Callable[..., Coefficients] = coefficients
 
     def bounded(self, max_num_stages: int) -> RungeKuttaChebyshev:
-        if self.max_num_stages <= max_num_stages:
+        if self.num_stages is not None or self.max_num_stages <= max_num_stages:
             return self
         bounded = copy.copy(self)
         bounded.max_num_stages = max_num_stages
@@ -149,11 +150,9 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
         known: tf.Tensor,
         step_size: tf.Tensor,
         num_stages: tf.Tensor,
-        points: tf.TensorArray | None = None,
-        offset: tf.Tensor | int = 0,
+        rows: Rows | None = None,
+        row: tf.Tensor | int = 0,
     ) -> Step:
-        recording = points is not None
-        last_point = 0 if points is None else tf.cast(points.size(), tf.int32) - 1
         h, h_column = step_size, step_size[:, tf.newaxis]
 
         def stage(
@@ -162,11 +161,11 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
             y_before: tf.Tensor,
             f0: tf.Tensor,
             f: tf.Tensor,
-            points: tf.TensorArray,
-        ) -> tuple[tf.Tensor | tf.TensorArray, ...]:
-            if recording:
-                row = tf.where(j > 0, tf.minimum(offset + j - 1, last_point), last_point)
-                points = points.write(row, y)
+            rows: Rows | tuple[()],
+        ) -> tuple[tf.Tensor | Rows | tuple[()], ...]:
+            if isinstance(rows, Rows):
+                at = tf.where(j > 0, tf.minimum(row + j - 1, rows.last), rows.last)
+                rows = rows.write(at, y)
             c = self._coefficients(num_stages, j, state.dtype)
             # Y_j of equations (2.2), (2.3)
             new = (
@@ -176,20 +175,20 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
                 + h_column * (c.mu_tilde * f + c.gamma_tilde * f0)
             )
             f = system.derivative(time + h * c.c, new)
-            return j + 1, new, _copy(y, j), tf.where(j == 0, f, f0), f, points
+            return j + 1, new, _copy(y, j), tf.where(j == 0, f, f0), f, rows
 
         # Stage 0 only evaluates f at the start, if it is not known.
         most = tf.reduce_max(num_stages)
         start = (tf.cast(known, tf.int32), state, state, derivative, derivative)
-        _, new_state, _, derivative, new_derivative, points = tf.while_loop(
+        _, new_state, _, derivative, new_derivative, written = tf.while_loop(
             lambda j, *_: j <= most,
             stage,
-            (*start, points if recording else ()),
+            (*start, () if rows is None else rows),
             maximum_iterations=self.max_num_stages + 1,
         )
         # Equation (2.8), the error of a step
         error = 0.8 * (state - new_state) + 0.4 * h_column * (derivative + new_derivative)
-        return Step(new_state, derivative, new_derivative, error, points if recording else None)
+        return Step(new_state, derivative, new_derivative, error, written or None)
 
     def step_vjp(
         self,
@@ -197,8 +196,8 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
         time: tf.Tensor,
         step_size: tf.Tensor,
         num_stages: tf.Tensor,
-        points: tf.Tensor,
-        offset: tf.Tensor,
+        rows: Rows,
+        row: tf.Tensor,
         cotangent: tf.Tensor,
         constants: tuple[tf.Tensor, ...],
     ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
@@ -217,7 +216,7 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
             c = coefficients(num_stages, j, cotangent.dtype)
             f_bar = c.mu_tilde * h * y_bar + tf.cast(j == 1, h.dtype) * f0_bar
             at = time + step_size * stage_time(num_stages, j - 1, cotangent.dtype)
-            from_f, from_constants = system.vjp(at, tf.gather(points, offset + j - 1), f_bar)
+            from_f, from_constants = system.vjp(at, rows.read(row + j - 1), f_bar)
             constants = tuple(a + b for a, b in zip(constants, from_constants, strict=True))
             y0_bar += (1 - c.mu - c.nu) * y_bar
             f0_bar += c.gamma_tilde * h * y_bar

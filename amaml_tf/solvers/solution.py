@@ -42,7 +42,7 @@ class WarmStart(NamedTuple):
 
     Attributes:
         step_size: `[B]`, the next step size to try.
-        derivative: `[B, P]`, f at the current state (`[B, 0]` for fixed-step solvers).
+        derivative: `[B, P]`, f at the current state (`[B, 0]` if the solver does not reuse it).
         known: bool scalar, whether `derivative` has been evaluated.
         rejected: bool `[B]`, whether the last attempt was rejected or none was made.
         memory: the memory of the method.
@@ -63,7 +63,7 @@ def cold_start(solver: Method, state: tf.Tensor, interval: tf.Tensor) -> WarmSta
         first = rows + solver.first_step_size
     return WarmStart(
         step_size=rows + first,
-        derivative=tf.zeros_like(state) if solver.adaptive else state[:, :0],
+        derivative=tf.zeros_like(state) if solver.reuses_derivative else state[:, :0],
         known=tf.constant(False),
         rejected=rows >= 0,
         memory=solver.initial_memory(state),

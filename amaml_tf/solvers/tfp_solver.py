@@ -181,7 +181,6 @@ def _at_own_times(
     solver: OneStepSolver, system: System, initial_time: Scalar, final_time: Scalar, row: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, SolverDiagnostics]:
     cap = solver.max_num_steps or _static_num_steps(solver, initial_time, final_time)
-    capacity = 1 << (cap - 1).bit_length()
     solution = integrate(
         solver,
         system,
@@ -189,12 +188,14 @@ def _at_own_times(
         final_time,
         row,
         max_num_steps=cap,
-        capacity=capacity,
+        capacity=cap,
+        every_stage=False,
     )
     trajectory = solution.recorded
     steps = trajectory.num_steps
     times = tf.concat([trajectory.times[1:steps, 0], trajectory.final_time], axis=0)
-    rows = tf.concat([trajectory.checkpoints[1:steps, 0], solution.state], axis=0)
+    states = trajectory.stack.rows.buffer.stack()
+    rows = tf.concat([states[1:steps, 0], solution.state], axis=0)
     return times, rows, _summary(solution.diagnostics)
 
 

@@ -1,23 +1,12 @@
-"""The recorded trajectory of a forward solve, of a fixed size for any number of steps.
-
-The solver fills two buffers of K rows:
-
-*points*: every state at which the derivative was evaluated, in order, for the first K evaluations.
-The backward pass of a run that fits reads them and recomputes nothing.
-
-*checkpoints*: the states at the start of steps. The number of steps is not known in advance, so the
-buffer is thinned as it fills (online checkpointing; Wang, Moin, Iaccarino, SIAM J. Sci. Comput. 31
-(2009) 1967). A step is kept while its number is a multiple of the *stride*, the smallest power of
-two above n // K, where n is the latest step. Step n is written to the slot `n % K + n // K`. No
-copying is needed: at any time the kept steps have different slots, and a new step overwrites only
-steps that the current stride no longer keeps. This holds for up to K * K steps.
-"""
+"""The recorded trajectory of a forward solve: its steps, and those of its states that are kept."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import tensorflow as tf
+
+from amaml_tf.solvers.state_stack import Rows, StateStack
 
 
 class StepRecord(NamedTuple):
@@ -36,27 +25,22 @@ class Trajectory(NamedTuple):
     not advance have step size 0 in it.
 
     Attributes:
-        checkpoints: `[K + 1, B, P]`, states at the start of the kept steps, by slot.
-        points: `[K + 1, B, P]`, states where the derivative was evaluated, in order; `[1, B, P]`
-            and meaningless if they were not kept.
+        stack: the states that were kept.
         times: `[M, B]`, the start of every step.
         step_sizes: `[M, B]`.
         num_stages: `[M, B]` int32, evaluations of each row in each step.
         offsets: `[M]` int32, evaluations before each step; a step counts those of its slowest row.
         num_steps: scalar int32; later entries of the arrays above are meaningless.
-        num_points: scalar int32, evaluations of the whole run, counted in the same way.
         final_time: `[B]`, the time reached.
         final_state: `[B, P]`.
     """
 
-    checkpoints: tf.Tensor
-    points: tf.Tensor
+    stack: StateStack
     times: tf.Tensor
     step_sizes: tf.Tensor
     num_stages: tf.Tensor
     offsets: tf.Tensor
     num_steps: tf.Tensor
-    num_points: tf.Tensor
     final_time: tf.Tensor
     final_state: tf.Tensor
 
@@ -68,105 +52,80 @@ class Trajectory(NamedTuple):
         return StepRecord(*(tf.gather(column, n) for column in columns))
 
     @property
-    def capacity(self) -> int:
-        """K, the number of rows of each buffer."""
-        return self.checkpoints.shape[0] - 1
-
-    @property
-    def has_points(self) -> bool:
-        """Whether the points of the forward solve were kept."""
-        return self.points.shape[0] > 1
+    def max_num_steps(self) -> int:
+        """M."""
+        return self.offsets.shape[0]
 
 
 class Recorder(NamedTuple):
-    """The buffers of a `Trajectory` while they are being filled."""
+    """The parts of a `Trajectory` while they are being filled."""
 
-    checkpoints: tf.TensorArray
-    points: tf.TensorArray
+    stack: StateStack
     times: tf.TensorArray
     step_sizes: tf.TensorArray
     num_stages: tf.TensorArray
     offsets: tf.TensorArray
     num_steps: tf.Tensor
-    num_points: tf.Tensor
+    num_states: tf.Tensor
 
     @classmethod
-    def empty(
-        cls, capacity: int, max_num_steps: int, state: tf.Tensor, keep_points: bool = True
-    ) -> Recorder:
-        """Returns buffers for `capacity` states like `state` and `max_num_steps` steps.
+    def empty(cls, capacity: int, max_num_steps: int, state: tf.Tensor) -> Recorder:
+        """Returns buffers for `capacity` states like `state` and `max_num_steps` steps."""
 
-        Without `keep_points`, points will not be written: the run is known not to fit.
-        """
-
-        def array(size: int, dtype: tf.DType, shape: tf.TensorShape) -> tf.TensorArray:
-            return tf.TensorArray(dtype, size, element_shape=shape, clear_after_read=False)
+        def array(dtype: tf.DType, shape: tf.TensorShape) -> tf.TensorArray:
+            return tf.TensorArray(dtype, max_num_steps, element_shape=shape, clear_after_read=False)
 
         rows = state.shape[:1]
         return cls(
-            # The last row, one more than requested, takes the states that are not kept.
-            checkpoints=array(capacity + 1, state.dtype, state.shape),
-            points=array(capacity + 1 if keep_points else 1, state.dtype, state.shape),
-            times=array(max_num_steps, state.dtype, rows),
-            step_sizes=array(max_num_steps, state.dtype, rows),
-            num_stages=array(max_num_steps, tf.int32, rows),
-            offsets=array(max_num_steps, tf.int32, tf.TensorShape([])),
+            stack=StateStack.empty(capacity, state),
+            times=array(state.dtype, rows),
+            step_sizes=array(state.dtype, rows),
+            num_stages=array(tf.int32, rows),
+            offsets=array(tf.int32, tf.TensorShape([])),
             num_steps=tf.constant(0),
-            num_points=tf.constant(0),
+            num_states=tf.constant(0),
         )
+
+    @property
+    def row(self) -> tf.Tensor:
+        """The row of the next state, an int32 scalar."""
+        return self.stack.row(self.num_states)
+
+    def with_room(self, num_states: tf.Tensor) -> Recorder:
+        """Returns a recorder with room for a step of `num_states` states."""
+        stack = self.stack.with_room(self.num_steps, self.num_states, num_states)
+        return self._replace(stack=stack)
 
     def record_step(
         self,
-        capacity: int,
         time: tf.Tensor,
-        state: tf.Tensor,
         step_size: tf.Tensor,
         num_stages: tf.Tensor,
-        points: tf.TensorArray | None,
+        num_states: tf.Tensor | int,
+        rows: Rows,
     ) -> Recorder:
-        """Adds a step that began at `state`; it counts only if a row advanced (`step_size` > 0)."""
+        """Adds a step whose states are in `rows`; it counts only if a row advanced."""
         step = self.num_steps
         counts = tf.reduce_any(step_size > 0)
-        more_points = tf.where(counts, tf.reduce_max(num_stages), 0)
         return Recorder(
-            checkpoints=self.checkpoints.write(checkpoint_slot(step, capacity), state),
-            points=self.points if points is None else points,
+            stack=self.stack._replace(rows=rows),
             times=self.times.write(step, time),
             step_sizes=self.step_sizes.write(step, step_size),
             num_stages=self.num_stages.write(step, num_stages),
-            offsets=self.offsets.write(step, self.num_points),
+            offsets=self.offsets.write(step, self.num_states),
             num_steps=step + tf.cast(counts, tf.int32),
-            num_points=self.num_points + more_points,
+            num_states=self.num_states + tf.where(counts, num_states, 0),
         )
 
     def finish(self, final_time: tf.Tensor, final_state: tf.Tensor) -> Trajectory:
         """Returns the recorded `Trajectory`."""
         return Trajectory(
-            checkpoints=self.checkpoints.stack(),
-            points=self.points.stack(),
+            stack=self.stack,
             times=self.times.stack(),
             step_sizes=self.step_sizes.stack(),
             num_stages=self.num_stages.stack(),
             offsets=self.offsets.stack(),
             num_steps=self.num_steps,
-            num_points=self.num_points,
             final_time=final_time,
             final_state=final_state,
         )
-
-
-def checkpoint_stride(step: tf.Tensor, capacity: int) -> tf.Tensor:
-    """Returns the smallest power of two above `step // capacity`, an int32 scalar."""
-    bits = step // capacity
-    for shift in (1, 2, 4, 8, 16):
-        bits |= tf.bitwise.right_shift(bits, shift)
-    return bits + 1
-
-
-def checkpoint_slot(step: tf.Tensor, capacity: int) -> tf.Tensor:
-    """Returns the row for the start of `step`, or `capacity` if the step is not kept.
-
-    `capacity` must be a power of two: a multiple of every stride.
-    """
-    kept = step % checkpoint_stride(step, capacity) == 0
-    return tf.where(kept, step % capacity + step // capacity, capacity)

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from amaml_tf.flow.dense_output import DenseOutput
 from amaml_tf.flow.segments import Segment
+from amaml_tf.solvers.state_stack import StateStack
 from amaml_tf.solvers.system import System
 from amaml_tf.solvers.trajectory import Trajectory
 
@@ -31,20 +32,18 @@ def dense_output(num_steps, order):
     sizes[1, 1], times[2, 1], sizes[2, 1] = 0, h, 2 * h
     states = np.concatenate([exact(times), exact(np.array([1.0, 1.0]))[np.newaxis]])
     trajectory = Trajectory(
-        checkpoints=tf.constant(states),
-        points=tf.constant(states),
+        stack=StateStack.of(tf.constant(states)),
         times=tf.constant(times),
         step_sizes=tf.constant(sizes),
         num_stages=tf.ones(times.shape, tf.int32),
         offsets=tf.range(num_steps),
         num_steps=tf.constant(num_steps),
-        num_points=tf.constant(num_steps),
         final_time=tf.ones([2], tf.float64),
         final_state=tf.constant(states[-1]),
     )
     zero = tf.constant(0)
     segment = Segment(
-        zero, trajectory.num_steps, trajectory.points, zero, trajectory, trajectory.final_state
+        zero, trajectory.num_steps, trajectory.stack.rows, zero, trajectory, trajectory.final_state
     )
     return DenseOutput.of(SYSTEM, segment, order)
 

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import amaml_tf as amaml
+from amaml_tf.flow import buffers
 
 SOLVERS = {
     "descent": lambda: amaml.solvers.GradientDescent(0.05),
@@ -109,7 +110,12 @@ def test_under_a_users_own_xla_a_failure_is_nan_and_has_a_status():
     [
         (lambda: amaml.GradientFlow(final_time=0.0), "Expected final_time to be above 0"),
         (lambda: amaml.GradientFlow(adjoint="exact"), "Expected adjoint to be one of"),
-        (lambda: amaml.GradientFlow(max_checkpoints=100), "power of two"),
+        (
+            lambda: amaml.GradientFlow(max_checkpoints=1),
+            "Expected max_checkpoints to be at least 2",
+        ),
+        (lambda: amaml.GradientFlow(memory_budget=0.0), "Expected memory_budget to be above 0"),
+        (lambda: amaml.GradientFlow(max_checkpoints=9, memory_budget=1.0), "got both"),
         (lambda: amaml.GradientFlow(solver="euler"), "Expected solver to be a tfp"),
         (lambda: amaml.GradientFlow(solver=amaml.solvers.BDF()), "adjoint='continuous'"),
         (
@@ -135,14 +141,35 @@ def test_wrong_flows_are_refused(make, sentence):
         make()
 
 
-def test_too_few_checkpoints_are_refused():
-    problem = problems.dense()
-    solver = amaml.solvers.GradientDescent(0.001)
-    flow = amaml.GradientFlow(final_time=5.0, solver=solver, max_checkpoints=16)
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"max_checkpoints": 4}, "Expected max_checkpoints to be at least 5"),
+        ({"memory_budget": 1e-3}, "Expected memory_budget to be at least 1, .* got 0.001"),
+    ],
+)
+def test_too_little_memory_for_a_step_is_refused(given, sentence):
+    problem = problems.dense(units=50)
+    flow = amaml.GradientFlow(solver=amaml.solvers.RungeKutta4(0.1), **given)
     learner = amaml.MetaLearner(problem.model, amaml.algorithms.AdjointMAML(flow))
     learner.compile("sgd", loss=problem.loss)
-    with pytest.raises(ValueError, match="Expected max_checkpoints to be at least 128"):
+    with pytest.raises(ValueError, match=sentence):
         learner.meta_gradients(problem.episodes)
+
+
+def test_what_the_machine_cannot_hold_is_refused_before_the_run():
+    states = tf.TensorSpec([1000, 10**9], tf.float32)
+    with pytest.raises(ValueError, match=r"1000 tasks with 1,000,000,000 .*max_checkpoints"):
+        buffers.refuse_too_many(18, states)
+
+
+def test_fixed_steps_keep_all_states_that_fit():
+    def kept(num_steps):
+        solver = amaml.solvers.GradientDescent(0.001)
+        return buffers.capacity_of(solver, num_steps, None, None, tf.zeros([5, 1185]))
+
+    assert [kept(n) for n in (5, 4096, 4200, 5000)] == [5, 4096, 4200, 5000]  # 5,000 are 113 MiB
+    assert kept(10_000) < 200
 
 
 def test_the_sentence_has_none_of_the_quotes_of_tensorflow():

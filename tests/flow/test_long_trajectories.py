@@ -72,7 +72,7 @@ def test_solvers_and_adjoints_agree_with_the_exact_flow(
 
 @pytest.mark.parametrize(
     ("final_time", "largest_error", "gradients", "products"),
-    [(5.0, 2e-3, 60, 120), (50.0, 2e-2, 300, 600)],
+    [(5.0, 2e-3, 60, 120), (50.0, 2e-2, 350, 600)],
 )
 def test_the_defaults_are_accurate_and_cheap(
     network, final_time, largest_error, gradients, products
@@ -107,7 +107,7 @@ def test_discrete_adjoints_of_adaptive_solvers_match_central_differences(network
             solution.state, start.held, function.state(), *query
         )
         adjoint = flow.adjoint_of(system, solution, slope, constants)
-        return solution.trajectory, adjoint.state
+        return solution.trajectory._replace(stack=()), adjoint.state
 
     trajectory, gradient = recorded()
 

@@ -121,7 +121,7 @@ def test_stabilised_solver_approaches_the_closed_form_with_its_tolerance():
 def test_few_checkpoints_change_nothing_but_the_evaluations(solver, adjoint):
     problem = problems.dense()
     results = []
-    for max_checkpoints in (512, 16):
+    for max_checkpoints in (512, 24):
         flow = amaml.GradientFlow(
             final_time=3.0,
             solver=eval(f"amaml.solvers.{solver}"),
@@ -136,7 +136,7 @@ def test_few_checkpoints_change_nothing_but_the_evaluations(solver, adjoint):
         assert not np.any(results[0].diagnostics.backward.num_evaluations)
         recomputed = results[1].diagnostics.backward.num_evaluations.numpy()
         unbounded = results[0].diagnostics.forward.num_evaluations.numpy()
-        assert np.all(recomputed <= 1.5 * unbounded)
+        assert np.all(recomputed <= 1.05 * unbounded)
 
 
 def test_adaptive_steps_can_be_thinned_too():

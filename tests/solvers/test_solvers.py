@@ -9,8 +9,8 @@ import tensorflow_probability as tfp
 from amaml_tf import solvers
 from amaml_tf.solvers import chebyshev_coefficients, loop
 from amaml_tf.solvers.diagnostics import NON_FINITE
+from amaml_tf.solvers.state_stack import StateStack
 from amaml_tf.solvers.system import System
-from amaml_tf.solvers.trajectory import checkpoint_slot, checkpoint_stride
 
 
 def equal_steps(solver, system, y0, final_time, num_stages):
@@ -177,15 +177,46 @@ def test_the_cap_on_steps_holds(jit_compile):
         assert results.diagnostics.status < 0
 
 
-def test_checkpoints_survive_thinning():
-    """At every moment the kept steps of the current stride lie in the buffer, each in its slot."""
-    capacity = 8
-    buffer = [-1] * (capacity + 1)
-    for n in range(capacity * capacity):
-        buffer[int(checkpoint_slot(tf.constant(n), capacity))] = n
-        stride = int(checkpoint_stride(tf.constant(n), capacity))
-        for kept in range(0, n + 1, stride):
-            assert buffer[kept % capacity + kept // capacity] == kept
+@pytest.mark.parametrize(
+    ("num_steps", "num_stages", "times"), [(100, 1, 2), (135, 1, 2), (500, 1, 3.5), (40, 4, 3)]
+)
+def test_a_stack_holds_the_last_segment_and_repeats_seldom(num_steps, num_stages, times):
+    """A state is its number in the run: what is read is what was written there."""
+    capacity, stages = 16, tf.constant(num_stages)
+
+    def written(stack, start, end):
+        def step(n, stack):
+            stack = stack.with_room(n, n * stages, stages)
+            rows = stack.rows
+            for j in range(num_stages):
+                number = n * stages + j
+                rows = rows.write(stack.row(number), tf.cast([[number]], tf.float64))
+            return n + 1, stack._replace(rows=rows)
+
+        return tf.while_loop(lambda n, _: n < end, step, (start, stack))[1]
+
+    @tf.function
+    def backwards():
+        stack = StateStack.empty(capacity, tf.zeros([1, 1], tf.float64))
+        stack = written(stack, tf.constant(0), tf.constant(num_steps))
+
+        def reverse(end, stack, missing, count, sound):
+            start = tf.where(missing, stack.segment_start, end)
+            stack = stack.at_checkpoint(stack.segment_start * stages)
+            stack = written(stack, start, end)
+            first = stack.segment_start
+            numbers = tf.range(first * stages, end * stages)
+            rows = tf.map_fn(lambda n: stack.rows.read(stack.row(n))[0, 0], numbers, tf.float64)
+            sound &= tf.reduce_all(tf.cast(numbers, tf.float64) == rows)
+            stack = stack.without_segment()
+            return first, stack, tf.constant(True), count + end - start, sound
+
+        start = (tf.constant(num_steps), stack, tf.constant(False), num_steps, tf.constant(True))
+        return tf.while_loop(lambda end, *_: end > 0, reverse, start)[3:]
+
+    count, sound = backwards()
+    assert sound
+    assert int(count) <= times * num_steps
 
 
 @pytest.mark.parametrize(
