@@ -183,10 +183,15 @@ def _twin(metric: object) -> object:
 
 
 def remade(metrics: Metrics | None) -> Metrics | None:
-    """Returns new metrics with the configurations of `metrics`."""
+    """Returns new metrics with the settings of `metrics`."""
     return tf.nest.map_structure(
-        lambda m: (
-            m.__class__.from_config(m.get_config()) if isinstance(m, keras.metrics.Metric) else m
-        ),
-        metrics,
+        lambda m: _remade(m) if isinstance(m, keras.metrics.Metric) else m, metrics
     )
+
+
+def _remade(metric: keras.metrics.Metric) -> keras.metrics.Metric:
+    made = type(metric).from_config(metric.get_config())
+    if isinstance(metric, keras.metrics.MeanMetricWrapper):
+        # The configurations of some metrics lack arguments: that of CosineSimilarity its axis.
+        made._fn_kwargs = dict(metric._fn_kwargs)  # noqa: SLF001 - Keras has no public name
+    return made

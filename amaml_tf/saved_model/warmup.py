@@ -19,17 +19,28 @@ from amaml_tf.saved_model.signatures import ConcreteFunction, Signature
 from amaml_tf.saved_model.versions import EXTRA
 from amaml_tf.units import Affine, Lookup, Units
 
+#: Support rows of an example request, unless there are more classes.
+ROWS = 32
+
 WARMUP = EXTRA / "tf_serving_warmup_requests"
 
 #: Inputs of a request by name, as arrays.
 Request: TypeAlias = Mapping[str, np.ndarray]
 
 
-def example_requests(adapter: Adapter, signatures: Sequence[Signature]) -> Mapping[str, Request]:
-    """Returns a request for each signature: random inputs, labels of every class."""
+def example_requests(
+    adapter: Adapter,
+    signatures: Sequence[Signature],
+    functions: Mapping[str, ConcreteFunction],
+) -> Mapping[str, Request]:
+    """Returns a request for each signature: random inputs, labels of every class.
+
+    Other targets are what the initialization predicts, with as many rows as a small task has:
+    adaptation to a few random numbers need not be stable.
+    """
     interface = adapter.interface
     classes = max([1, *(each for each in interface.labels.values() if each is not None)])
-    rows = min(max(2, classes), adapter.bounds.max_support_rows)
+    rows = min(max(ROWS, classes), adapter.bounds.max_support_rows)
     given: dict[str, np.ndarray] = {
         name: value.numpy()
         for name, value in zip(interface.parameters, adapter.function.parameters(), strict=True)
@@ -43,10 +54,11 @@ def example_requests(adapter: Adapter, signatures: Sequence[Signature]) -> Mappi
     for end, spec in interface.inputs.items():
         values = _inputs(interface.units, spec, rows, random)
         given |= {f"x{end}": values, f"support_x{end}": values, f"query_x{end}": values}
+    inputs = (tf.constant(given[f"x{end}"]) for end in interface.inputs)
+    predictions = functions["serving_default"](*inputs)
     for end, spec in interface.targets.items():
-        given[f"support_y{end}"] = _targets(
-            interface.units, spec, rows, interface.labels[end], random
-        )
+        predicted = predictions.get(f"predictions{end}")
+        given[f"support_y{end}"] = _targets(spec, rows, interface.labels[end], predicted, random)
     requests: dict[str, Request] = {}
     for signature in signatures:
         request = {name: given[name] for name in signature.specs}
@@ -127,10 +139,10 @@ def _inputs(
 
 
 def _targets(
-    units: Units | None,
     spec: tf.TensorSpec,
     rows: int,
     classes: int | None,
+    predicted: tf.Tensor | None,
     random: np.random.Generator,
 ) -> np.ndarray:
     shape = [rows, *(1 if size is None else size for size in spec.shape[1:])]
@@ -138,10 +150,9 @@ def _targets(
     if classes is not None:
         labels = np.arange(rows, dtype=dtype) % classes
         return np.broadcast_to(labels.reshape([rows] + [1] * (len(shape) - 1)), shape)
-    values = random.uniform(size=shape)
-    if units is not None and units.targets is not None:
-        values = units.targets.raw(values)
-    return values.astype(dtype)
+    if predicted is not None and predicted.shape.as_list() == shape:
+        return predicted.numpy().astype(dtype)
+    return random.uniform(size=shape).astype(dtype)
 
 
 def _prediction_log(signature: str, request: Request) -> bytes:

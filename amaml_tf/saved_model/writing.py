@@ -128,7 +128,7 @@ def _write(
     (folder / versions.EXTRA).mkdir()
     _keras_model(learner, adapter).save(folder / versions.KERAS_MODEL)
     write_contract(folder, _contract(learner, adapter, signatures, functions, about))
-    requests = example_requests(adapter, signatures)
+    requests = example_requests(adapter, signatures, functions)
     write_warmup(folder, requests)
     if check:
         refuse_unless_alike(folder, functions, requests)

@@ -295,6 +295,16 @@ def test_the_twin_of_a_metric_before_adaptation_keeps_its_settings():
     assert logs["above"] == logs["above_before"] == [12.0, 12.0]
 
 
+def test_an_adapted_model_measures_with_the_settings_of_the_learner():
+    learner = learner_of(metrics=[keras.metrics.CosineSimilarity(axis=0)])
+    support, query = (first(each) for each in episodes())
+    adapted = learner.adapt(support)
+    expected = keras.metrics.CosineSimilarity(axis=0)
+    expected.update_state(query[1], adapted(query[0]))
+    found = adapted.evaluate(*query, verbose=0, return_dict=True)
+    np.testing.assert_allclose(found["cosine_similarity"], expected.result(), rtol=1e-5)
+
+
 def test_one_algorithm_for_two_sizes_of_rates_is_refused():
     model, algorithm = network(LAYERS.Dense(4)), amaml.algorithms.MetaSGD(0.05, 2)
     learner_of(model, algorithm=algorithm)
