@@ -16,6 +16,7 @@ from amaml_tf.algorithms.task_weights import arrived
 from amaml_tf.aliases import Outputs, Tensors
 from amaml_tf.episodes import Examples, without_task_axis
 from amaml_tf.functional import example_weights
+from amaml_tf.learner.lossy_configs import lacking_in_config
 from amaml_tf.solvers.diagnostics import Diagnostics
 
 #: What `compile(metrics=...)` takes.
@@ -68,7 +69,7 @@ class EpisodeMetrics:
         given = metrics, weighted_metrics
         self._after, self._before = (
             CompileMetrics(*each, output_names=output_names) if any(given) else None
-            for each in (given, tf.nest.map_structure(_twin, given))
+            for each in (given, tuple(map(remade, given)))
         )
 
     @property
@@ -176,12 +177,6 @@ class _Twin(keras.metrics.Metric):
             variable.assign(value)
 
 
-def _twin(metric: object) -> object:
-    if not isinstance(metric, keras.metrics.Metric):
-        return metric  # a name or a function, of which Keras makes a new metric
-    return _Twin(metric) if metric.variables else remade(metric)
-
-
 def remade(metrics: Metrics | None) -> Metrics | None:
     """Returns new metrics with the settings of `metrics`."""
     return tf.nest.map_structure(
@@ -190,8 +185,13 @@ def remade(metrics: Metrics | None) -> Metrics | None:
 
 
 def _remade(metric: keras.metrics.Metric) -> keras.metrics.Metric:
-    made = type(metric).from_config(metric.get_config())
+    try:
+        made = type(metric).from_config(metric.get_config())
+    except (TypeError, ValueError, NotImplementedError):
+        return _Twin(metric)
     if isinstance(metric, keras.metrics.MeanMetricWrapper):
         # The configurations of some metrics lack arguments: that of CosineSimilarity its axis.
         made._fn_kwargs = dict(metric._fn_kwargs)  # noqa: SLF001 - Keras has no public name
+    elif lacking_in_config(metric):
+        return _Twin(metric)
     return made

@@ -14,6 +14,7 @@ import numpy as np
 from amaml_tf.configurable import serialized
 from amaml_tf.errors import UsageError
 from amaml_tf.functional.model import is_noise
+from amaml_tf.learner.lossy_configs import lacking_in_config
 
 S = TypeVar("S", bound="SavedLearner")
 
@@ -117,12 +118,7 @@ def _require_all_in_its_config(given: keras.losses.Loss | keras.metrics.Metric) 
 
     Those of some classes of Keras do: that of `Huber` lacks `delta`.
     """
-    try:
-        made_again = type(given).from_config(given.get_config())
-    except (TypeError, ValueError, NotImplementedError):
-        return  # it needs `custom_objects`
-    mine, its = (_settings(each) for each in (given, made_again))
-    lacking = {name: value for name, value in mine.items() if its.get(name) != value}
+    lacking = lacking_in_config(given)
     if lacking:
         raise UsageError(
             f"Expected get_config of {type(given).__name__} to have all of its settings, but it "
@@ -130,20 +126,6 @@ def _require_all_in_its_config(given: keras.losses.Loss | keras.metrics.Metric) 
             "get_config has them, with the decorator "
             "@keras.saving.register_keras_serializable()."
         )
-
-
-def _settings(given: keras.losses.Loss | keras.metrics.Metric) -> dict[str, object]:
-    found: dict[str, Any] = {n: v for n, v in vars(given).items() if not n.startswith("_")}
-    # Keras's losses and metrics that wrap a function keep its arguments here.
-    found |= getattr(given, "_fn_kwargs", {})
-    found["dtype"] = given.dtype
-    plain = (bool, int, float, str, type(None))
-    leaves = {name: keras.tree.flatten(value) for name, value in found.items()}
-    return {
-        name: found[name] if len(values) == 1 else values
-        for name, values in leaves.items()
-        if all(isinstance(each, plain) for each in values)
-    }
 
 
 def remembered(compile_learner: Callable[..., None]) -> Callable[..., None]:
