@@ -29,9 +29,6 @@ from amaml_tf.files import write_atomically
 from amaml_tf.provenance import provenance
 from amaml_tf.saved_model.lite import lite_model
 
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of the table.", required=True)
-_COUNT = flags.DEFINE_integer("count", 200, "Requests after the first.", lower_bound=10)
-
 Request = Mapping[str, np.ndarray]
 
 
@@ -143,7 +140,7 @@ def table(results: Mapping[str, Mapping[str, Latency]]) -> str:
 def main(_: list[str]) -> None:
     """Measures and writes."""
     results = {
-        name: latencies(*make(), _COUNT.value)
+        name: latencies(*make(), flags.FLAGS.count)
         for name, make in (("dense, 10 examples", sinusoid), ("images, 5 examples", images))
     }
     facts = "\n".join(
@@ -152,11 +149,13 @@ def main(_: list[str]) -> None:
     text = (
         "# Latency of an export\n\nMilliseconds of one request in a session on the SavedModel, "
         "without a network between, of\n`learner.adapt` in Python, and of LiteRT on the same "
-        f"processor. {_COUNT.value} requests after the first.\n\n{table(results)}\n\n{facts}\n"
+        f"processor. {flags.FLAGS.count} requests after the first.\n\n{table(results)}\n\n{facts}\n"
     )
-    write_atomically(pathlib.Path(_OUTPUT.value) / "serving.md", text)
+    write_atomically(pathlib.Path(flags.FLAGS.output) / "serving.md", text)
     print(text)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # here, because tests import this beside commands with such flags
+    flags.DEFINE_string("output", None, "Folder of the table.", required=True)
+    flags.DEFINE_integer("count", 200, "Requests after the first.", lower_bound=10)
     app.run(main)

@@ -86,7 +86,7 @@ def test_infinite_settings_from_python():
     ("data", "expected"),
     [
         ("--seed=1\n--sead=2\n", r"names of flags, got --sead in .*flags\.cfg, line 2; --help"),
-        ("--seed=1\n\n--num_ways=x\n", r"value of --num_ways, got '--num_ways=x' in .*, line 3"),
+        ("--seed=1\n\n--channels=x\n", r"value of --channels, got '--channels=x' in .*, line 3"),
         ("--seed\n", r"value of --seed, got '--seed' in .*, line 1 \(it has none\)"),
         ("seed=1\n", r"lines --NAME=VALUE, got 'seed=1' in .*, line 1"),
         ("--nodownload=3\n", r"value of --download, got '--nodownload=3' in .*, line 1"),

@@ -14,6 +14,17 @@ from amaml_tf.training import stopping
 FAMILY = amaml.tasks.SinusoidFamily(num_support=3, num_query=3)
 
 
+@pytest.fixture(autouse=True)
+def no_signal_is_ignored():
+    """As in a terminal: what runs in the background may ignore signals, and so do its children."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    usual = (signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL)
+    before = [signal.signal(*pair) for pair in zip(numbers, usual, strict=True)]
+    yield
+    for pair in zip(numbers, before, strict=True):
+        signal.signal(*pair)
+
+
 @pytest.fixture(scope="module")
 def learner():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
