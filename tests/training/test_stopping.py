@@ -17,12 +17,14 @@ FAMILY = amaml.tasks.SinusoidFamily(num_support=3, num_query=3)
 @pytest.fixture(autouse=True)
 def no_signal_is_ignored():
     """As in a terminal: what runs in the background may ignore signals, and so do its children."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    usual = (signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL)
-    before = [signal.signal(*pair) for pair in zip(numbers, usual, strict=True)]
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    }
     yield
-    for pair in zip(numbers, before, strict=True):
-        signal.signal(*pair)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
