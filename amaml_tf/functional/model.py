@@ -107,7 +107,7 @@ class FunctionalModel(ParameterVectors):
             state: those of the non-trainable variables.
         """
         examples = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape[1:], v.dtype), support)
-        vectors = [tf.TensorSpec([sum(part.sizes)], self.dtype) for part in self._layouts]
+        vectors = [tf.TensorSpec([part.size], self.dtype) for part in self._layouts]
         loss = tf.function(self._task_loss, autograph=False)
         return loss.get_concrete_function(*vectors, state, examples, adapting=True)
 
@@ -177,16 +177,14 @@ class FunctionalModel(ParameterVectors):
         loss = tf.cast(self.loss(examples[1], outputs, *examples[2:]), self.dtype) + penalty
         return loss, outputs if chosen is None else blanked(outputs, chosen)
 
-    # -- a batch of tasks, the task axis first; `weight` is there or not -------------------------
+    # -- a batch of tasks; examples are x, y and weight (or none), the task axis first -----------
 
     def _gradient(
         self,
         adapted: tf.Tensor,
         held: tf.Tensor,
         state: State,
-        x: Tensors,
-        y: Tensors,
-        *weight: Tensors,
+        *examples: Tensors,
     ) -> tf.Tensor:
         """Returns ∇L of the support loss with respect to `adapted`, `[B, P]`."""
 
@@ -198,7 +196,7 @@ class FunctionalModel(ParameterVectors):
             return _dense_gradient(tape, loss, vector)
 
         spec = tf.TensorSpec(adapted.shape[1:], self.dtype)
-        return self._map(one, (adapted, held, x, y, *weight), spec)
+        return self._map(one, (adapted, held, *examples), spec)
 
     def _curvature(
         self,
@@ -206,9 +204,7 @@ class FunctionalModel(ParameterVectors):
         held: tf.Tensor,
         state: State,
         vector: tf.Tensor,
-        x: Tensors,
-        y: Tensors,
-        *weight: Tensors,
+        *examples: Tensors,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns ∇L, and the products of ∇²L (the Hessian) and ∂²L/∂held∂adapted with `vector`.
 
@@ -232,16 +228,14 @@ class FunctionalModel(ParameterVectors):
             return gradient, *(tf.convert_to_tensor(product) for product in products)
 
         spec = [tf.TensorSpec(v.shape[1:], self.dtype) for v in (adapted, adapted, held)]
-        return self._map(one, (adapted, held, vector, x, y, *weight), tuple(spec))
+        return self._map(one, (adapted, held, vector, *examples), tuple(spec))
 
     def _query(
         self,
         adapted: tf.Tensor,
         held: tf.Tensor,
         state: State,
-        x: Tensors,
-        y: Tensors,
-        *weight: Tensors,
+        *examples: Tensors,
     ) -> tuple[tf.Tensor, Tensors]:
         """Returns the query losses `[B]` and the outputs of the model."""
 
@@ -250,17 +244,15 @@ class FunctionalModel(ParameterVectors):
             return self._task_loss(vector, held, state, examples, adapting=False)
 
         scalar = tf.TensorSpec([], self.dtype)
-        spec = (scalar, self._outputs_spec(adapted, held, state, x))
-        return self._map(one, (adapted, held, x, y, *weight), spec)
+        spec = (scalar, self._outputs_spec(adapted, held, state, examples[0]))
+        return self._map(one, (adapted, held, *examples), spec)
 
     def _query_gradient(
         self,
         adapted: tf.Tensor,
         held: tf.Tensor,
         state: State,
-        x: Tensors,
-        y: Tensors,
-        *weight: Tensors,
+        *examples: Tensors,
     ) -> tuple[Tensors, ...]:
         """Returns query losses `[B]`, their gradients `[B, P]` and `[B, Q]`, and the outputs."""
 
@@ -276,8 +268,8 @@ class FunctionalModel(ParameterVectors):
 
         vectors = [tf.TensorSpec(v.shape[1:], self.dtype) for v in (adapted, held)]
         scalar = tf.TensorSpec([], self.dtype)
-        spec = (scalar, *vectors, self._outputs_spec(adapted, held, state, x))
-        return self._map(one, (adapted, held, x, y, *weight), spec)
+        spec = (scalar, *vectors, self._outputs_spec(adapted, held, state, examples[0]))
+        return self._map(one, (adapted, held, *examples), spec)
 
     def _outputs_spec(
         self, adapted: tf.Tensor, held: tf.Tensor, state: State, x: Tensors
