@@ -15,15 +15,13 @@ from __future__ import annotations
 import json
 import pathlib
 import statistics
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags
 
+from benchmarks.measuring import PeakMemory, apart, seconds_of
 from benchmarks.trajectory_report import CASES, CASES_IN_TURN, draw, summary, write
 
 _ROUNDS = 15
@@ -37,28 +35,6 @@ _MAX_REFERENCE = flags.DEFINE_float(
 )
 _RUN = flags.DEFINE_string("run", None, "Used by the program itself: the JSON of one run.")
 _IN_TURN = flags.DEFINE_bool("in_turn", False, "Only time what is compared, case by case in turn.")
-
-
-class PeakMemory(threading.Thread):
-    """Watches the resident memory of this process; `stop` returns its peak in MiB."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._peak = 0
-        self._stopped = threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        import psutil
-
-        process = psutil.Process()
-        while not self._stopped.wait(0.002):
-            self._peak = max(self._peak, process.memory_info().rss)
-
-    def stop(self) -> float:
-        self._stopped.set()
-        self.join()
-        return self._peak / 2**20
 
 
 def meta_gradient_of(solver: str, adjoint: str, final_time: float) -> Callable[[], Any]:
@@ -82,13 +58,6 @@ def meta_gradient_of(solver: str, adjoint: str, final_time: float) -> Callable[[
     learner = amaml.MetaLearner(model, amaml.algorithms.AdjointMAML(flow))
     learner.compile("sgd", loss=family.loss)
     return lambda: learner.meta_gradients(episodes)
-
-
-def seconds_of(call: Callable[[], Any]) -> float:
-    """Returns how long one call takes."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def measure(solver: str, adjoint: str, final_time: float) -> dict[str, Any]:
@@ -140,20 +109,9 @@ def time_in_turn(times: list[float]) -> dict[str, dict[str, list[float]]]:
     return found
 
 
-def apart(*arguments: str) -> dict[str, Any] | None:
-    """Returns what this program finds with `arguments` in a new process; None if it fails."""
-    command = [sys.executable, "-m", "benchmarks.trajectory_length", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        print(f"{' '.join(arguments)}: {done.stderr.strip().splitlines()[-1:]}")
-        return None
-    return json.loads(lines[-1])
-
-
 def measure_apart(solver: str, adjoint: str, final_time: float) -> dict[str, Any] | None:
     """Returns the measurements of one case, made in a new process; None if its flow fails."""
-    return apart(f"--run={json.dumps([solver, adjoint, final_time])}")
+    return apart("trajectory_length", f"--run={json.dumps([solver, adjoint, final_time])}")
 
 
 def table(times: list[float]) -> list[dict[str, Any]]:
@@ -203,7 +161,10 @@ def main(_: list[str]) -> None:
         return
     folder = pathlib.Path(_OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)
-    in_turn = apart("--in_turn", f"--times={','.join(f'{t:g}' for t in times)}") or {}
+    in_turn = (
+        apart("trajectory_length", "--in_turn", f"--times={','.join(f'{t:g}' for t in times)}")
+        or {}
+    )
     rows = table(times)
     print(*summary(rows, in_turn), sep="\n")
     write(rows, in_turn, folder)
