@@ -91,6 +91,8 @@ class CheckpointFolder:
             for path in files:
                 path.replace(self.path / path.name)
         finally:
+            if not pathlib.Path(f"{self.prefix(step)}.index").exists():
+                self.remove(step)  # only the data came to its place
             shutil.rmtree(unfinished, ignore_errors=True)
         flush_folder(self.path)
         self._write_state()
