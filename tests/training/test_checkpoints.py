@@ -1,5 +1,8 @@
 """Checkpoints that can be trusted: damage, loss and kills, and what is made of them."""
 
+import errno
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -172,6 +175,23 @@ def test_a_checkpoint_is_on_the_disk_before_an_older_one_goes(run, monkeypatch):
     monkeypatch.setattr(checkpoint_files.CheckpointFolder, "remove", removed)
     run.save(4)
     assert events == ["meta_step-4.data-00000-of-00001", "meta_step-4.index", "removed 1"]
+
+
+def test_a_checkpoint_whose_index_cannot_be_moved_leaves_nothing(tmp_path, monkeypatch):
+    run, replace = Run(tmp_path), pathlib.Path.replace
+
+    def full(path, target):
+        if path.suffix == ".index":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(path, target)
+
+    monkeypatch.setattr(pathlib.Path, "replace", full)
+    with pytest.raises(SaveError):
+        run.save(1)
+    assert not [path for path in run.folder.rglob("*") if path.is_file()]
+    monkeypatch.undo()
+    run.save(1)
+    assert run.resumed() == (1, 1.0)
 
 
 def test_what_kills_leave_is_removed(run):
