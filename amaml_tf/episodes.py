@@ -78,10 +78,3 @@ def number_of_tasks(episodes: Episodes | Examples) -> int | tf.Tensor:
     first = tf.nest.flatten(episodes)[0]
     size = first.shape[0]
     return tf.shape(first)[0] if size is None else size
-
-
-def without_task_axis(values: Tensors) -> Tensors:
-    """Returns `values` with the examples of all tasks on one axis."""
-    return tf.nest.map_structure(
-        lambda v: tf.reshape(v, tf.concat([[-1], tf.shape(v)[2:]], axis=0)), values
-    )

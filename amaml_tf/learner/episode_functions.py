@@ -22,8 +22,9 @@ from amaml_tf.functional.execution import Execution
 from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.learner.adapted_model import adapted_model
 from amaml_tf.learner.curves import Point, Predictions, points_along
-from amaml_tf.learner.episode_metrics import EpisodeMetrics, remade
+from amaml_tf.learner.episode_metrics import EpisodeMetrics
 from amaml_tf.learner.programs import Programs, check
+from amaml_tf.learner.remade_metrics import remade
 
 
 class EpisodeFunctions:

@@ -15,10 +15,11 @@ from amaml_tf.functional import execution
 from amaml_tf.functional.loss import Loss, LossWeights
 from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.learner.episode_functions import EpisodeFunctions
-from amaml_tf.learner.episode_metrics import EpisodeMetrics, LastBatch, Metrics
+from amaml_tf.learner.episode_metrics import EpisodeMetrics, LastBatch
 from amaml_tf.learner.meta_update import apply_if_finite
 from amaml_tf.learner.programs import Programs
 from amaml_tf.learner.saving import SavedLearner, remembered
+from amaml_tf.learner.task_metrics import Metrics
 
 ON_FAILURE = ("raise", "drop")
 

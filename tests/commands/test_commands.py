@@ -337,3 +337,21 @@ def test_a_command_as_a_process():
     assert done.returncode == 1
     assert "train: Expected task to be one of" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_modules_that_are_commands_do_not_hide_functions():
+    program = (
+        "import importlib, amaml_tf\n"
+        "before = amaml_tf.train, amaml_tf.evaluate\n"
+        "for name in ('train', 'evaluate'): importlib.import_module(f'amaml_tf.{name}')\n"
+        "import amaml_tf.train, amaml_tf.evaluate\n"
+        "assert (amaml_tf.train, amaml_tf.evaluate) == before"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("algorithm", ["joint_training", "from_scratch"])
+def test_an_adjoint_of_no_inner_run_is_refused(algorithm):
+    settings = experiment.Experiment(algorithm=algorithm, adjoint="continuous")
+    with pytest.raises(ValueError, match=f"Expected no --adjoint with --algorithm={algorithm}"):
+        settings.make_algorithm()
