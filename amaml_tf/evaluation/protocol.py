@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from amaml_tf.algorithms.task_weights import arrived
-from amaml_tf.episodes import Episodes
+from amaml_tf.episodes import Episodes, as_tensors
 from amaml_tf.errors import UsageError
 from amaml_tf.evaluation.results import CurvePoint, Evaluation
 from amaml_tf.evaluation.statistics import Estimate, means_of_tasks
@@ -126,7 +126,7 @@ def _values(
     way: Way, batch: Episodes, measure: Callable[..., dict[str, tf.Tensor]]
 ) -> dict[str, Any]:
     """Returns what is measured for each episode of a batch, as arrays `[B]`."""
-    batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
+    batch = as_tensors(batch)
     _, targets, *weight = batch[1]
     (losses, outputs), points = way.points(batch)
     scores = measure(targets, outputs, *weight)

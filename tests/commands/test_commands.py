@@ -315,7 +315,8 @@ def test_every_setting_has_a_flag_with_a_meaning():
 
 
 @pytest.mark.long
-def test_omniglot(call, tmp_path, omniglot_dir):
+@pytest.mark.parametrize("sizes", [[], ["--num_support=1-10", "--num_query=2"]], ids=["", "ranged"])
+def test_omniglot(call, tmp_path, omniglot_dir, sizes):
     arguments = (
         f"--flagfile={CONFIGS / 'omniglot_5way_1shot_small.cfg'}",
         f"--data_dir={omniglot_dir}",
@@ -325,6 +326,7 @@ def test_omniglot(call, tmp_path, omniglot_dir):
         "--num_meta_steps=1",
         "--num_eval_episodes=2",
         "--eval_batch_size=2",
+        *sizes,
     )
     assert call(train_command, *arguments) is None
     numbers = json.loads((tmp_path / "evaluation.json").read_text())
