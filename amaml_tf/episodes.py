@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import tensorflow as tf
 
@@ -29,6 +29,23 @@ def as_tensors(values: T) -> T:
     _refuse_composites(values)
     converted: T = tf.nest.map_structure(tf.convert_to_tensor, values)
     return converted
+
+
+def episodes_of(data: Sequence[Any]) -> Episodes:
+    """Returns the batch of episodes in what Keras gives to a step, checked.
+
+    Keras makes a tuple of the arguments x, y and sample_weight of `fit` and `train_on_batch`, with
+    None for the last ones if they are not given: `(support, query)` or `((support, query),)`.
+
+    Raises:
+        UsageError: it is none, see `check_episodes`.
+    """
+    if isinstance(data, (tuple, list)):
+        while data and data[-1] is None:
+            data = data[:-1]
+        data = data[0] if len(data) == 1 else data
+    check_episodes(data)  # type: ignore[arg-type]
+    return data  # type: ignore[return-value]
 
 
 def check_episodes(data: Episodes) -> None:
