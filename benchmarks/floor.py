@@ -46,7 +46,7 @@ CASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
 _CASES = flags.DEFINE_multi_enum("case", list(CASES), list(CASES), "Case to measure. Default: all.")
 
 
-def problem(network: str) -> tuple[Any, str, Any]:
+def problem(network: str) -> tuple[Any, Any, Any]:
     """Returns a model, its loss and a batch of episodes.
 
     "dense" is the network of the paper on five Alpine tasks of 100 examples; "convolutional" is a

@@ -23,7 +23,12 @@ class FlowBased(Algorithm):
 
     Args:
         flow: the inner training run.
+
+    Attributes:
+        uses_adjoint: whether the meta-gradient is computed by the adjoint of the flow.
     """
+
+    uses_adjoint = True
 
     def __init__(self, flow: GradientFlow) -> None:
         super().__init__()

@@ -84,6 +84,11 @@ class Experiment(RunSettings):
             UsageError: there is no such algorithm or solver, or a setting does not fit it.
         """
         factory = algorithms.REGISTRY.find(self.algorithm)
+        if self.adjoint is not None and not getattr(factory, "uses_adjoint", True):
+            raise UsageError(
+                f"Expected no --adjoint with --algorithm={self.algorithm}, which trains without an "
+                f"inner run, got {self.adjoint}; leave it out."
+            )
         if "flow" in arguments_of(factory):
             given = self.given("algorithm") | {"flow": self.make_flow()}
         else:

@@ -12,6 +12,7 @@ from amaml_tf.aliases import Outputs
 from amaml_tf.episodes import (
     Episodes,
     Examples,
+    as_tensors,
     check_episodes,
     check_examples,
     number_of_tasks,
@@ -22,8 +23,9 @@ from amaml_tf.functional.execution import Execution
 from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.learner.adapted_model import adapted_model
 from amaml_tf.learner.curves import Point, Predictions, points_along
-from amaml_tf.learner.episode_metrics import EpisodeMetrics, remade
+from amaml_tf.learner.episode_metrics import EpisodeMetrics
 from amaml_tf.learner.programs import Programs, check
+from amaml_tf.learner.remade_metrics import remade
 
 
 class EpisodeFunctions:
@@ -57,7 +59,7 @@ class EpisodeFunctions:
         Raises:
             AdaptationError: as in `fit`.
         """
-        episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
+        episodes = as_tensors(episodes)
         check_episodes(episodes)
         result = self._programs.meta_gradients(episodes, self.function.state())
         self._check(result.diagnostics)
@@ -69,7 +71,7 @@ class EpisodeFunctions:
         Raises:
             AdaptationError: as in `fit`.
         """
-        episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
+        episodes = as_tensors(episodes)
         check_episodes(episodes)
         predictions = self._programs.predict(episodes)
         self._check(predictions.diagnostics)
@@ -87,7 +89,7 @@ class EpisodeFunctions:
 
     def predict_before(self, episodes: Episodes) -> tuple[tf.Tensor, Outputs]:
         """Returns query losses `[B]` and outputs of the initialization itself."""
-        episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
+        episodes = as_tensors(episodes)
         check_episodes(episodes)
         return self._programs.query_before(episodes, self.function.state())
 
@@ -104,7 +106,7 @@ class EpisodeFunctions:
         Raises:
             AdaptationError: as in `fit`.
         """
-        episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
+        episodes = as_tensors(episodes)
         check_episodes(episodes)
         yield from points_along(
             self.function, self._programs.advance, episodes, times, self.on_failure
@@ -124,7 +126,7 @@ class EpisodeFunctions:
             AdaptationError: if the adaptation fails.
         """
         function, state = self.function, self.function.state()
-        support = tf.nest.map_structure(tf.convert_to_tensor, support)
+        support = as_tensors(support)
         check_examples(support)
         parameters, diagnostics = self._programs.adapt_one(support, state)
         failure.check(diagnostics, self.algorithm.final_time())
@@ -149,7 +151,7 @@ class EpisodeFunctions:
         Raises:
             AdaptationError: if the adaptation of a task fails.
         """
-        batch = tf.nest.map_structure(tf.convert_to_tensor, support)
+        batch = as_tensors(support)
         check_examples(batch, axis=1)
         adapted, diagnostics = self._programs.adapt(batch, self.function.state())
         failure.check(diagnostics, self.algorithm.final_time())

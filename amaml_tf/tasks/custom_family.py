@@ -18,6 +18,7 @@ from amaml_tf.tasks.episode_checks import (
     require_examples,
     require_form,
     require_labels,
+    require_labels_in_graph,
     require_sizes,
     with_types,
 )
@@ -167,6 +168,7 @@ class DatasetTasks(CustomTasks):
         )
         episode = (support_x, *support), (query_x, *query)
         require_sizes(episode, form, split)
+        require_labels_in_graph(episode, form, split)
         return tf.nest.map_structure(
             lambda spec, tensor: tf.ensure_shape(tf.cast(tensor, spec.dtype), spec.shape),
             specs,
