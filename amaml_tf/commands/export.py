@@ -21,6 +21,7 @@ from absl.flags import DEFINE_bool, DEFINE_enum, DEFINE_integer, DEFINE_list, DE
 
 from amaml_tf.commands import flags, running
 from amaml_tf.commands.outputs import export_folder
+from amaml_tf.commands.run_statistics import statistics_of_run
 from amaml_tf.evaluation.results import EVALUATION_FILE
 from amaml_tf.experiment import Experiment
 from amaml_tf.experiment.declaration import settings_of
@@ -92,12 +93,13 @@ def main(kind: type[Experiment] = Experiment) -> None:
     family = stored_task(workdir) or experiment.make_family()
     learner = experiment.make_learner(family)
     step = restore(learner, workdir)
+    statistics = statistics_of_run(experiment, learner, workdir, step)
     evaluation = _evaluation_of(experiment, workdir, step)
     units = family.units if _RAW_UNITS.value else None
     lite = None
     if _LITE.value:
-        rows, statistics = _support_rows(family, "test"), _QUERY_STATISTICS.value
-        lite = lite_model(learner, rows, units=units, query_statistics=statistics)
+        rows, whose = _support_rows(family, "test"), _QUERY_STATISTICS.value
+        lite = lite_model(learner, rows, units=units, query_statistics=whose)
     written = save_initialization(
         learner,
         folder,
@@ -106,6 +108,7 @@ def main(kind: type[Experiment] = Experiment) -> None:
         class_names=_CLASS_NAMES.value or (),
         bounds=_bounds(learner, family, _evaluations(kind.read(workdir), experiment, workdir)),
         query_statistics=_QUERY_STATISTICS.value,
+        statistics_from=statistics,
         keep_versions=_KEEP_VERSIONS.value,
         about={
             "task": experiment.task,

@@ -141,6 +141,12 @@ class Adapter:
                 state[place] = value
         return function.predict(parameters, state, self.inputs(x), adapting=False)[0]
 
+    def predict_unadapted(self, x: Named) -> Tensors:
+        """Returns the outputs of the initialization for raw inputs, by the stored statistics."""
+        function = self._with_stored_statistics
+        parameters, state = function.parameters(), function.state()
+        return function.predict(parameters, state, self.inputs(x), adapting=False)[0]
+
     def adapt(self, x: Named, y: Named, weight: tf.Tensor | None, time: tf.Tensor) -> Adapted:
         """Adapts to one task whose shapes have been checked.
 

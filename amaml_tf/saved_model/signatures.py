@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
+from amaml_tf.aliases import Tensors
 from amaml_tf.saved_model import validation
 from amaml_tf.saved_model.adapting import Adapted, Adapter, Named
 from amaml_tf.saved_model.interface import Interface, Specs
@@ -95,8 +96,7 @@ class Signatures:
 
     def _predict(self, given: Arguments) -> dict[str, tf.Tensor]:
         given = self._checked(given, _named("x", self._interface.inputs))
-        parameters = self._adapter.function.parameters()
-        return self._predictions(parameters, [], _ends(given, "x"))
+        return self._named_predictions(self._adapter.predict_unadapted(_ends(given, "x")))
 
     def _predict_with(self, given: Arguments) -> dict[str, tf.Tensor]:
         specs = {**self._adapted_specs(), **_named("x", self._interface.inputs)}
@@ -243,8 +243,10 @@ class Signatures:
     def _predictions(
         self, parameters: Sequence[tf.Tensor], statistics: Sequence[tf.Tensor], x: Named
     ) -> dict[str, tf.Tensor]:
+        return self._named_predictions(self._adapter.predict(parameters, statistics, x))
+
+    def _named_predictions(self, outputs: Tensors) -> dict[str, tf.Tensor]:
         interface = self._interface
-        outputs = self._adapter.predict(parameters, statistics, x)
         targets = None if interface.units is None else interface.units.targets
         found = {
             f"predictions{end}": values if targets is None else targets.raw(values)

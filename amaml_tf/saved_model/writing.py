@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 from amaml_tf.aliases import PathLike
+from amaml_tf.episodes import Episodes
 from amaml_tf.errors import UsageError
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.saved_model import versions
@@ -17,6 +18,7 @@ from amaml_tf.saved_model.bounds import Bounds, default_bounds
 from amaml_tf.saved_model.contract import Contract, contract_of, write_contract
 from amaml_tf.saved_model.interface import interface_of
 from amaml_tf.saved_model.signatures import ConcreteFunction, Signature, Signatures
+from amaml_tf.saved_model.stored_statistics import StoredStatistics, require_statistics
 from amaml_tf.saved_model.warmup import (
     example_requests,
     refuse_unless_alike,
@@ -38,6 +40,7 @@ def save_initialization(
     class_names: Sequence[str] = (),
     bounds: Bounds | None = None,
     query_statistics: str = "support",
+    statistics_from: Iterable[Episodes] | StoredStatistics | None = None,
     keep_versions: int | None = None,
     check: bool = True,
     about: Mapping[str, object] | None = None,
@@ -61,6 +64,10 @@ def save_initialization(
             if it uses those of the examples at hand: "support" (default), so that an answer does
             not depend on the other inputs of the request, or "batch", those of the inputs (the
             transductive setting of the papers).
+        statistics_from: batches of episodes of training, from whose support sets the statistics
+            are gathered that batch normalization keeps; see `StoredStatistics`. They are stored in
+            the learner's model, and used by `serving_default` and `initialization.keras`. None:
+            the model has statistics, or no batch normalization.
         keep_versions: how many versions to keep, the highest ones; None: all.
         check: whether to load what is written and compare its answers with those of this process
             before it gets its number.
@@ -72,7 +79,8 @@ def save_initialization(
     Raises:
         UsageError: if the learner is not compiled, the model has no `Input` and there is no
             `input_spec`, the solver cannot be bounded, `units` or `class_names` do not fit the
-            model, the version exists already or is below 1, or the folder cannot be written to.
+            model, its stored statistics are those of a new network, the version exists already or
+            is below 1, or the folder cannot be written to.
         ExportError: if the export, loaded again, does not answer as the learner does.
     """
     if not learner.compiled:
@@ -96,11 +104,12 @@ def save_initialization(
         class_names=class_names,
         query_statistics=query_statistics,
     )
+    about = {**(about or {}), **_store_statistics(learner, statistics_from)}
     bounds = bounds or default_bounds(learner.algorithm)
     adapter = Adapter(learner.function, learner.algorithm, interface, bounds)
     try:
         with versions.unfinished(root) as folder:
-            _write(folder, learner, adapter, about or {}, check)
+            _write(folder, learner, adapter, about, check)
             written = versions.publish(folder, root, version)
         if keep_versions is not None:
             versions.keep_newest(root, keep_versions, written)
@@ -110,6 +119,19 @@ def save_initialization(
             "another directory."
         ) from error
     return written
+
+
+def _store_statistics(
+    learner: MetaLearner, given: Iterable[Episodes] | StoredStatistics | None
+) -> dict[str, int]:
+    """Stores the statistics of batch normalization; returns of how many tasks they are."""
+    if given is None:
+        require_statistics(learner)
+        return {}
+    if not isinstance(given, StoredStatistics):
+        given = StoredStatistics.gathered(learner, given)
+    given.store(learner)
+    return {"statistics_of": given.num_tasks} if given.values else {}
 
 
 def _write(
