@@ -134,6 +134,7 @@ def _bounds(contract: Mapping[str, Any]) -> str:
     return (
         "## Bounds of a request\n\n"
         f"At most {bounds['max_support_rows']} support rows of a task, "
+        f"{bounds['max_query_rows']} rows to predict for, "
         f"{bounds['max_gradient_evaluations']} gradient evaluations of an adaptation, and "
         f"{bounds['max_tasks']} tasks of a request to `adapt_and_predict_batch`. What asks for "
         "more, and what is malformed, ends with INVALID_ARGUMENT and a sentence."

@@ -95,12 +95,14 @@ class Signatures:
     # -- the signatures -------------------------------------------------------------------------
 
     def _predict(self, given: Arguments) -> dict[str, tf.Tensor]:
-        given = self._checked(given, _named("x", self._interface.inputs))
+        specs = _named("x", self._interface.inputs)
+        given = self._checked(given, specs, self._query_checks(given, specs, 0))
         return self._named_predictions(self._adapter.predict_unadapted(_ends(given, "x")))
 
     def _predict_with(self, given: Arguments) -> dict[str, tf.Tensor]:
-        specs = {**self._adapted_specs(), **_named("x", self._interface.inputs)}
-        given = self._checked(given, specs)
+        inputs = _named("x", self._interface.inputs)
+        specs = {**self._adapted_specs(), **inputs}
+        given = self._checked(given, specs, self._query_checks(given, inputs, 0))
         parameters = [given[name] for name in self._interface.parameters]
         statistics = [given[name] for name in self._interface.statistics]
         return self._predictions(parameters, statistics, _ends(given, "x"))
@@ -113,7 +115,7 @@ class Signatures:
 
     def _adapt_and_predict(self, given: Arguments) -> dict[str, tf.Tensor]:
         specs = _named("query_x", self._interface.inputs)
-        query = self._checked({name: given[name] for name in specs}, specs)
+        query = self._checked(given, specs, self._query_checks(given, specs, 0))
         with tf.control_dependencies([*query.values()]):  # before the work of adaptation
             adapted = self._adapted(given)
         parameters = self._adapter.unravel(adapted.parameters)
@@ -173,14 +175,18 @@ class Signatures:
 
     def _support_checks(self, given: Arguments, specs: Specs, axis: int) -> list[Check]:
         """Returns checks of the number of support rows, which are on an axis."""
-        came = {name: validation.as_it_came(name, given[name]) for name in specs}
-        first, *rest = came
+        first = next(iter(specs))
+        came = validation.as_it_came(first, given[first])
         most = self._adapter.bounds.max_support_rows
         return [
-            *(validation.same_size(n, came[n], first, came[first], axis, "rows") for n in rest),
-            validation.at_least_one(first, came[first], axis),
-            validation.at_most(first, came[first], axis, most, "rows"),
+            *validation.row_checks({name: given[name] for name in specs}, axis, most),
+            validation.at_least_one(first, came, axis),
         ]
+
+    def _query_checks(self, given: Arguments, specs: Specs, axis: int) -> list[Check]:
+        """Returns checks of the number of rows to predict for, which are on an axis."""
+        most = self._adapter.bounds.max_query_rows
+        return validation.row_checks({name: given[name] for name in specs}, axis, most)
 
     def _checked_tasks(self, given: Arguments) -> dict[str, tf.Tensor]:
         interface = self._interface
@@ -190,7 +196,9 @@ class Signatures:
             "support_weight": tf.TensorSpec([None], tf.float32),
         }
         checks = self._support_checks(given, specs, 1)
-        specs |= _named("query_x", interface.inputs)
+        query = _named("query_x", interface.inputs)
+        checks += self._query_checks(given, query, 1)
+        specs |= query
         came = {name: validation.as_it_came(name, given[name]) for name in specs}
         first, *rest = came
         most = self._adapter.bounds.max_tasks

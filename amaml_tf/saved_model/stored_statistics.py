@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -101,7 +102,7 @@ class StoredStatistics:
     def read(cls, path: PathLike, meta_step: int) -> StoredStatistics | None:
         """Returns what `write` has written; None if it is of another meta-step, or damaged."""
         try:
-            about = read_json(path, "statistics of batch normalization")
+            about: Any = read_json(path, "statistics of batch normalization")
             if about["meta_step"] != meta_step:
                 return None
             values = [np.array(value, np.float64) for value in about["values"]]

@@ -11,6 +11,7 @@ import tensorflow as tf
 from amaml_tf.aliases import PathLike
 from amaml_tf.episodes import Episodes
 from amaml_tf.errors import UsageError
+from amaml_tf.functional.query_statistics import require_query_statistics
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.saved_model import versions
 from amaml_tf.saved_model.adapting import Adapter
@@ -25,8 +26,6 @@ from amaml_tf.saved_model.warmup import (
     write_warmup,
 )
 from amaml_tf.units import Units
-
-QUERY_STATISTICS = ("support", "batch")
 
 
 def save_initialization(
@@ -90,10 +89,7 @@ def save_initialization(
         )
     if keep_versions is not None and keep_versions < 1:
         raise UsageError(f"Expected keep_versions to be 1 or more, got {keep_versions}.")
-    if query_statistics not in QUERY_STATISTICS:
-        raise UsageError(
-            f"Expected query_statistics to be one of {QUERY_STATISTICS}, got {query_statistics!r}."
-        )
+    require_query_statistics(query_statistics)
     root = versions.local_folder(directory)
     versions.require_free(root, version)
     interface = interface_of(

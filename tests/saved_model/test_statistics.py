@@ -81,8 +81,8 @@ def test_padding_and_tasks_that_are_not_finite_count_nowhere():
     assert found.num_tasks == expected.num_tasks == 12
     for value, other in zip(found.values, expected.values, strict=True):
         np.testing.assert_allclose(value, other, rtol=1e-12)
+    nothing = [((np.full_like(x, np.nan), y), query) for (x, y), query in batches[:1]]
     with pytest.raises(ValueError, match="got none among 4"):
-        nothing = [((np.full_like(x, np.nan), y), query) for (x, y), query in batches[:1]]
         StoredStatistics.gathered(learner_of(two_layers()), nothing)
 
 
