@@ -1,7 +1,7 @@
 """`amaml-export`: writes the initialization that a run has learned as a SavedModel.
 
     amaml-export --workdir=runs/sinusoid --export_dir=exports/sinusoid
-    amaml-export --workdir=runs/sinusoid --export_dir=exports/sinusoid --lite
+    amaml-export --workdir=runs/sinusoid --export_dir=exports/sinusoid --lite --onnx
     amaml-export --describe=exports/sinusoid
 
 The settings are those of the run; flags change how the export adapts, such as --final_time or
@@ -29,7 +29,6 @@ from amaml_tf.experiment.task_file import stored_task
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.saved_model import Bounds, describe, save_initialization
 from amaml_tf.saved_model.bounds import default_bounds
-from amaml_tf.saved_model.lite import lite_model, write_lite
 from amaml_tf.tasks import TaskFamily
 from amaml_tf.training import LOG_FILE, require_checkpoint, restore
 
@@ -74,6 +73,12 @@ _LITE = DEFINE_bool(
     "Also write assets.extra/initialization.tflite, which adapts on a phone. It takes as many "
     "support examples as the run's tasks of testing have.",
 )
+_ONNX = DEFINE_bool(
+    "onnx",
+    False,
+    "Also write assets.extra/serving_default.onnx and predict_with.onnx, which predict wherever "
+    "ONNX runs. Needs the package tf2onnx.",
+)
 _DESCRIBE = DEFINE_string(
     "describe", None, "Print what the export in this folder is, and write nothing."
 )
@@ -92,20 +97,17 @@ def main(kind: type[Experiment] = Experiment) -> None:
     step = restore(learner, workdir)
     statistics = statistics_of_run(experiment, learner, workdir, step)
     evaluation = _evaluation_of(experiment, workdir, step)
-    units = family.units if _RAW_UNITS.value else None
-    lite = None
-    if _LITE.value:
-        rows, _ = _rows(family, "test")
-        lite = lite_model(learner, rows, units=units, query_statistics=experiment.query_statistics)
     written = save_initialization(
         learner,
         folder,
         _VERSION.value,
-        units=units,
+        units=family.units if _RAW_UNITS.value else None,
         class_names=_CLASS_NAMES.value or (),
         bounds=_bounds(learner, family, _evaluations(kind.read(workdir), experiment, workdir)),
         query_statistics=experiment.query_statistics,
         statistics_from=statistics,
+        onnx=_ONNX.value,
+        lite_support_rows=_rows(family, "test")[0] if _LITE.value else None,
         keep_versions=_KEEP_VERSIONS.value,
         about={
             "task": experiment.task,
@@ -114,8 +116,6 @@ def main(kind: type[Experiment] = Experiment) -> None:
             "evaluation": evaluation,
         },
     )
-    if lite is not None:
-        write_lite(lite, written)
     print(f"Initialization after meta-step {step} written to {written}.")
 
 

@@ -42,6 +42,10 @@ class Signature:
 
     def traced(self) -> ConcreteFunction:
         """Returns the function in the graph, of arguments with the names of the specs."""
+        return self.in_graph().get_concrete_function(*self.specs.values())
+
+    def in_graph(self) -> tf.types.experimental.PolymorphicFunction:
+        """Returns what `traced` traces."""
 
         def call(*arguments: tf.Tensor) -> dict[str, tf.Tensor]:
             return self.function(dict(zip(self.specs, arguments, strict=True)))
@@ -50,7 +54,7 @@ class Signature:
         named = [inspect.Parameter(name, kind) for name in self.specs]
         call.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
         call.__name__ = self.name
-        return tf.function(call, autograph=False).get_concrete_function(*self.specs.values())
+        return tf.function(call, autograph=False)
 
 
 class Signatures:
@@ -254,14 +258,9 @@ class Signatures:
         return self._named_predictions(self._adapter.predict(parameters, statistics, x))
 
     def _named_predictions(self, outputs: Tensors) -> dict[str, tf.Tensor]:
-        interface = self._interface
-        targets = None if interface.units is None else interface.units.targets
-        found = {
-            f"predictions{end}": values if targets is None else targets.raw(values)
-            for end, values in zip(interface.outputs, tf.nest.flatten(outputs), strict=True)
-        }
-        if interface.class_names:
-            found |= _named_classes(found["predictions"], interface)
+        found = self._adapter.named_predictions(outputs)
+        if self._interface.class_names:
+            found |= _named_classes(found["predictions"], self._interface)
         return found
 
     def _spec_of_one(self) -> dict[str, tf.TensorSpec]:
