@@ -8,7 +8,11 @@ import pytest
 import tensorflow as tf
 
 import amaml_tf as amaml
+from amaml_tf.commands import export
+from amaml_tf.experiment import Experiment
+from amaml_tf.experiment.task_file import write_task
 from amaml_tf.saved_model.lite import lite_model
+from amaml_tf.training import Checkpoints
 
 interpreter = pytest.importorskip(
     "ai_edge_litert.interpreter", reason="ai-edge-litert is not there: pip install '.[lite]'"
@@ -104,6 +108,36 @@ def test_a_classifier_whose_head_adapts(statistics):
     assert parameters == {"parameter_08_kernel", "parameter_09_bias"}
     assert any(name.startswith("statistic_") for name in taken) == (statistics == "support")
     assert abs(after[1] - before[1]).numpy().max() > 0.01
+
+
+def test_the_command_writes_a_file_in_raw_units(tmp_path, monkeypatch, new_flags):
+    experiment = Experiment(
+        task="alpine",
+        algorithm="maml",
+        step_size=0.02,
+        num_steps=3,
+        num_support=10,
+        num_query=5,
+        hidden_units=(8,),
+    )
+    experiment.write(tmp_path)
+    family = experiment.make_family()
+    write_task(family, tmp_path)
+    learner = experiment.make_learner(family)
+    Checkpoints(learner, tmp_path).save()
+    monkeypatch.setattr("sys.argv", ["amaml-export", f"--workdir={tmp_path}", "--lite"])
+    with pytest.raises(SystemExit) as ending:
+        export.run()
+    assert ending.value.code is None
+    path = tmp_path / "export" / "1" / "assets.extra" / "initialization.tflite"
+    lite = interpreter.Interpreter(str(path)).get_signature_runner("adapt_and_predict")
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(-5, 5, (10, 2)).astype("float32"), rng.normal(8, 3, (10, 1))
+    y = y.astype("float32")
+    model = learner.adapt(family.units.scaled(x, y))
+    expected = family.units.in_raw_units(model)(x)
+    answer = lite(support_x=x, support_y=y, query_x=x)
+    np.testing.assert_allclose(answer["predictions"], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_cannot_be_converted_is_named():

@@ -1,11 +1,20 @@
 """The statistics that exports store for batch normalization, and what plain Keras makes of them."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_data import data_of
 
 import amaml_tf as amaml
+from amaml_tf.commands.run_statistics import (
+    STATISTICS_FILE,
+    keep_statistics,
+    statistics_of_run,
+)
+from amaml_tf.experiment import Experiment
 from amaml_tf.saved_model import describe, load_initialization, read_contract, save_initialization
 from amaml_tf.saved_model.stored_statistics import StoredStatistics, require_statistics
 
@@ -106,6 +115,34 @@ def test_keras_and_the_server_predict_the_same(tmp_path):
     assert read_contract(tmp_path)["signatures"]["serving_default"]["may_be_batched"]
 
 
+def test_keras_trains_further_from_what_was_learned(tmp_path):
+    """E2: after the same epochs, an initialization with zeros and ones was worse than random."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(3, 2))
+
+    def examples(*size):
+        x = rng.normal(50, 10, (*size, 3))
+        return x, (x - 50) / 10 @ weights
+
+    learned = network(L.BatchNormalization(**D))
+    learned.layers[-1].kernel.assign(weights)
+    support, test = examples(32, 40), examples(200)
+    save_initialization(
+        learner_of(learned), tmp_path, statistics_from=[(support, support)], check=False
+    )
+    models = load_initialization(tmp_path), network(L.BatchNormalization(**D)), learned
+    learned.layers[0].set_weights([*learned.layers[0].get_weights()[:2], np.zeros(3), np.ones(3)])
+    x, y = examples(40)
+    losses = []
+    for model in models:
+        model.compile(keras.optimizers.SGD(0.01), loss="mse")
+        model.fit(x, y, epochs=3, verbose=0)
+        losses.append(model.evaluate(*test, verbose=0))
+    initialization, random, zeros_and_ones = losses
+    assert initialization < 0.05 * random
+    assert zeros_and_ones > random
+
+
 def test_a_new_network_is_refused_unless_its_statistics_are_used(tmp_path):
     with pytest.raises(ValueError, match=r"pass statistics_from=family\.episodes"):
         save_initialization(learner_of(two_layers()), tmp_path)
@@ -126,3 +163,27 @@ def test_statistics_of_another_network_are_refused(tmp_path):
     other = StoredStatistics.gathered(learner_of(network(L.BatchNormalization(**D))), episodes())
     with pytest.raises(ValueError, match="gather them with this network"):
         save_initialization(learner_of(two_layers()), tmp_path, statistics_from=other)
+
+
+def test_a_run_keeps_them_for_exports_without_its_data(tmp_path):
+    """E14: and what is missing, or of another meta-step, is gathered anew or asked for."""
+    settings = data_of("image_folder", tmp_path / "images")
+    experiment = Experiment(
+        task="image_folder", num_support=1, num_query=1, filters=2, num_blocks=1, **settings
+    )
+    family = experiment.make_family()
+    learner = experiment.make_learner(family)
+    keep_statistics(experiment, family, learner, tmp_path)
+    kept = StoredStatistics.read(tmp_path / STATISTICS_FILE, 0)
+    expected = StoredStatistics.gathered(learner, family.episodes("train", batch_size=8))
+    assert kept.num_tasks == expected.num_tasks == 128
+    for value, other in zip(kept.values, expected.values, strict=True):
+        np.testing.assert_allclose(value, other, rtol=1e-12)
+    assert statistics_of_run(experiment, learner, tmp_path, 1).num_tasks == 128
+    shutil.rmtree(tmp_path / "images")
+    assert statistics_of_run(experiment, learner, tmp_path, 0).num_tasks == 128
+    with pytest.raises(ValueError, match="got neither .*end the run with amaml-train"):
+        statistics_of_run(experiment, learner, tmp_path, 1)
+    (tmp_path / STATISTICS_FILE).write_text("{")
+    with pytest.raises(ValueError, match="got neither"):
+        statistics_of_run(experiment, learner, tmp_path, 0)
