@@ -182,7 +182,7 @@ def test_a_run_keeps_them_for_exports_without_its_data(tmp_path):
     assert statistics_of_run(experiment, learner, tmp_path, 1).num_tasks == 128
     shutil.rmtree(tmp_path / "images")
     assert statistics_of_run(experiment, learner, tmp_path, 0).num_tasks == 128
-    with pytest.raises(ValueError, match="got neither .*end the run with amaml-train"):
+    with pytest.raises(ValueError, match=r"got neither .*end the run with amaml-train"):
         statistics_of_run(experiment, learner, tmp_path, 1)
     (tmp_path / STATISTICS_FILE).write_text("{")
     with pytest.raises(ValueError, match="got neither"):
