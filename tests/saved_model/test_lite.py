@@ -134,8 +134,9 @@ def test_the_command_writes_a_file_in_raw_units(tmp_path, monkeypatch, new_flags
     rng = np.random.default_rng(0)
     x, y = rng.uniform(-5, 5, (10, 2)).astype("float32"), rng.normal(8, 3, (10, 1))
     y = y.astype("float32")
-    model = learner.adapt(family.units.scaled(x, y))
-    expected = family.units.in_raw_units(model)(x)
+    units = family.units
+    assert units is not None
+    expected = units.in_raw_units(learner.adapt(units.scaled(x, y)))(x)
     answer = lite(support_x=x, support_y=y, query_x=x)
     np.testing.assert_allclose(answer["predictions"], expected, rtol=1e-4, atol=1e-4)
 
