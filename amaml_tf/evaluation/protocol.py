@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ def evaluate(
     all_layers: bool = False,
     *,
     weighted_metrics: Metrics = (),
+    query_statistics: str = "support",
 ) -> Evaluation:
     """Adapts to the support sets of episodes and evaluates on their query sets.
 
@@ -53,6 +55,11 @@ def evaluate(
         all_layers: whether the optimizer trains all layers, not only those that the algorithm
             adapts.
         weighted_metrics: the same as `metrics`, with the weights of the examples.
+        query_statistics: whose statistics batch normalization uses in the predictions for a query
+            set, before and after adaptation: "support", those of the support set (default), so
+            that the prediction for a query does not depend on the other queries, or "batch", those
+            of the query set (the transductive setting of the papers). A learner with
+            `batch_statistics=False` uses the stored ones.
 
     Returns:
         An `Evaluation`. Its curve begins at 0, before adaptation.
@@ -63,7 +70,14 @@ def evaluate(
         AdaptationError: the adaptation of a task fails, and the learner does not drop such tasks.
     """
     evaluator = Evaluator(
-        learner, metrics, times, optimizer, steps, all_layers, weighted_metrics=weighted_metrics
+        learner,
+        metrics,
+        times,
+        optimizer,
+        steps,
+        all_layers,
+        weighted_metrics=weighted_metrics,
+        query_statistics=query_statistics,
     )
     return evaluator(episodes, num_episodes, task_indices)
 
@@ -85,8 +99,10 @@ class Evaluator:
         all_layers: bool = False,
         *,
         weighted_metrics: Metrics = (),
+        query_statistics: str = "support",
     ) -> None:
-        self._make_way = way_of(learner, times, optimizer, steps, all_layers)
+        self._make_way = way_of(learner, times, optimizer, steps, all_layers, query_statistics)
+        self._query_statistics = _used_statistics(learner, query_statistics)
         names = getattr(learner.model, "output_names", None)
         of_tasks = TaskMetrics(metrics, weighted_metrics, names)
         # Traced, because metrics called eagerly take as long as the adaptation itself.
@@ -119,7 +135,16 @@ class Evaluator:
                 "for fewer."
             )
         whole = tf.nest.map_structure(lambda *parts: np.concatenate(parts)[:num_episodes], *batches)
-        return _summary(whole, way, task_indices)
+        found = _summary(whole, way, task_indices)
+        return dataclasses.replace(found, query_statistics=self._query_statistics)
+
+
+def _used_statistics(learner: MetaLearner, asked: str) -> str | None:
+    """Returns whose statistics are used on query sets; None without batch normalization."""
+    layers = learner.model._flatten_layers()  # noqa: SLF001 - Keras has no public recursive list
+    if not any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers):
+        return None
+    return asked if learner.batch_statistics else "stored"
 
 
 def _values(
