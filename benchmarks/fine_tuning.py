@@ -68,8 +68,8 @@ def write_alpine(number: int, folder: pathlib.Path) -> pathlib.Path:
     family = AlpineFamily(num_test_support=50, num_test_query=50)
     support, query = family.task_episode("test", number)
     x, y = (np.concatenate(parts) for parts in zip(support, query, strict=True))
-    inputs, targets = (family.units.values()[each] for each in ("inputs", "targets"))
-    x, y = (v * of["scale"] + of["mean"] for v, of in ((x, inputs), (y, targets)))
+    x = x * family.input_scale + family.input_mean
+    y = y * family.target_scale + family.target_mean
     return _write_rows(folder / "points.csv", ["x1", "x2", "y"], np.hstack([x, y]).tolist())
 
 
