@@ -39,6 +39,15 @@ def resident() -> float:
     return psutil.Process().memory_info().rss / 2**20
 
 
+def gradients_of(diagnostics: Any) -> int:
+    """Returns the gradients of the slowest task of a meta-gradient, with those made again."""
+    import numpy as np
+
+    backward = diagnostics.backward
+    again = 0 if backward is None else backward.num_evaluations
+    return int(np.max(diagnostics.forward.num_evaluations + again))
+
+
 def seconds_of(call: Callable[[], Any]) -> float:
     """Returns how long one call takes."""
     start = time.perf_counter()

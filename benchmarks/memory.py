@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks.measuring import PeakMemory, apart, resident, seconds_of, write
+from benchmarks.measuring import PeakMemory, apart, gradients_of, resident, seconds_of, write
 
 _NUM_TASKS, _NUM_EXAMPLES, _WIDTH = 2, 10, 3150  # (2 + 1) w + (w + 1) w + w + 1 = 9.9 million
 
@@ -59,14 +59,14 @@ def measure(name: str) -> dict[str, Any]:
     seconds = seconds_of(lambda: learner.meta_gradients(episodes).loss.numpy())
     peak = memory.stop()
     done = learner.meta_gradients(episodes).diagnostics
-    forward, backward = done.forward, done.backward
+    forward = done.forward
     return {
         "name": name,
         "parameters": model.count_params(),
         "state_mib": _NUM_TASKS * model.count_params() * 4 / 2**20,
         "before_mib": before,
         "peak_mib": peak,
-        "gradients": int(np.max(forward.num_evaluations + backward.num_evaluations)),
+        "gradients": gradients_of(done),
         "max_stages": int(np.max(forward.max_stages)),
         "spectral_radius": float(np.max(forward.spectral_radius)),
         "status": int(np.min(forward.status)),

@@ -105,6 +105,11 @@ def test_under_a_users_own_xla_a_failure_is_nan_and_has_a_status():
     assert np.all(np.isfinite(adaptation.adapted[0]))
 
 
+def unrolled(step_size, **options):
+    solver = amaml.solvers.GradientDescent(step_size)
+    return amaml.GradientFlow(solver=solver, adjoint="unrolled", **options)
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -116,6 +121,10 @@ def test_under_a_users_own_xla_a_failure_is_nan_and_has_a_status():
         ),
         (lambda: amaml.GradientFlow(memory_budget=0.0), "Expected memory_budget to be above 0"),
         (lambda: amaml.GradientFlow(max_checkpoints=9, memory_budget=1.0), "got both"),
+        (lambda: amaml.GradientFlow(adjoint="unrolled"), "Expected a solver with fixed steps"),
+        (lambda: unrolled(0.01), "Expected at most 200 steps .*, got 500"),
+        (lambda: unrolled(0.1, max_checkpoints=9), "Expected no max_checkpoints"),
+        (lambda: unrolled(0.1, memory_budget=9.0), "Expected no memory_budget"),
         (lambda: amaml.GradientFlow(solver="euler"), "Expected solver to be a tfp"),
         (lambda: amaml.GradientFlow(solver=amaml.solvers.BDF()), "adjoint='continuous'"),
         (
