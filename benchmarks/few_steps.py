@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from amaml_tf.episodes import Episodes
+from amaml_tf.learner.meta_learner import MetaLearner
 from benchmarks.measuring import PeakMemory, apart, in_turn, resident, seconds_of, write
 
 _STEP_SIZE, _NUM_STEPS, _NUM_TASKS = 0.01, 5, 2
@@ -85,7 +87,7 @@ MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {
 _MODELS = flags.DEFINE_multi_enum("model", list(MODELS), list(MODELS), "Model. Default: all.")
 
 
-def plain(learner: Any, episodes: Any) -> Callable[[], Any]:
+def plain(learner: MetaLearner, episodes: Episodes) -> Callable[[], Any]:
     """Returns the plain unrolled program, executed as the learner is."""
     import tensorflow as tf
 
@@ -129,7 +131,7 @@ def plain(learner: Any, episodes: Any) -> Callable[[], Any]:
     return lambda: [g.numpy() for g in run(episodes)[1]]
 
 
-def calls_of(name: str) -> tuple[dict[str, Callable[[], Any]], Any]:
+def calls_of(name: str) -> tuple[dict[str, Callable[[], Any]], MetaLearner]:
     """Returns what computes the meta-gradient in each way, and the learner."""
     import keras
 

@@ -101,8 +101,7 @@ def adapt(
         arrived = (solution.diagnostics.status == COMPLETED)[:, tf.newaxis]
 
         def backward(cotangent: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            cotangent = tf.where(arrived, cotangent, 0)
-            adjoint = adjoint_of(cotangent)
+            adjoint = adjoint_of(tf.where(arrived, cotangent, 0))
             seen = adjoint.diagnostics
             columns = [tf.cast(column, cotangent.dtype) for column in seen]
             # NaN of a failed task must not reach other tasks through a sum: 0 * NaN is NaN.
