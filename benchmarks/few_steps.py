@@ -5,13 +5,14 @@
 A meta-gradient of five steps of gradient descent: by the discrete adjoint; by the unrolled one,
 which keeps the activations; and by a plain program, a Python loop over the steps under a
 `tf.GradientTape`, task by task or vectorised as the learner is. Seconds are medians of calls in
-turn in one process. Memory is the peak over what was resident before the first call, each in a
-process of its own. Writes few_steps.json.
+turn in one process. Memory is the peak of later calls over what was resident before. Every model
+has a process of its own. Writes few_steps.json.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,6 @@ WAYS = ("discrete", "unrolled", "plain")
 
 _OUTPUT = flags.DEFINE_string("output", "benchmark_results", "Folder for few_steps.json.")
 _RUN = flags.DEFINE_string("run", None, "Used by the program itself: the model to measure.")
-_WAY = flags.DEFINE_enum("way", None, WAYS, "Used by the program itself: the way whose memory.")
 
 
 def resnet12() -> tuple[Any, Any]:
@@ -154,8 +154,8 @@ def calls_of(name: str) -> tuple[dict[str, Callable[[], Any]], MetaLearner]:
     return calls | {"plain": plain(learners["unrolled"], episodes)}, learners["unrolled"]
 
 
-def time_of(name: str) -> dict[str, Any]:
-    """Returns the seconds of the ways, and the distances of their gradients from the plain ones."""
+def measure(name: str) -> dict[str, Any]:
+    """Returns the seconds, memory and gradients of the ways, measured in this process."""
     calls, learner = calls_of(name)
     first = {way: seconds_of(call) for way, call in calls.items()}
     exact = np.concatenate([np.ravel(g) for g in calls["plain"]()])
@@ -164,6 +164,7 @@ def time_of(name: str) -> dict[str, Any]:
         "parameters": learner.model.count_params(),
         "execution": learner.execution.name,
         "first_call_seconds": first,
+        "peak_mib": {way: memory_of(call) for way, call in calls.items()},
         "seconds": in_turn(calls, budget=60.0, rounds=15),
         "difference": {
             way: float(np.linalg.norm(g - exact) / np.linalg.norm(exact))
@@ -172,21 +173,20 @@ def time_of(name: str) -> dict[str, Any]:
     }
 
 
-def memory_of(name: str, way: str) -> dict[str, Any]:
-    """Returns the memory of one way in MiB, measured in this process."""
-    call = calls_of(name)[0][way]
+def memory_of(call: Callable[[], Any]) -> float:
+    """Returns the MiB that a call needs at its peak, after one that compiles."""
     before, memory = resident(), PeakMemory()
     call()
-    call()
-    return {"peak_mib": memory.stop() - before}
+    return memory.stop() - before
 
 
 def main(_: list[str]) -> None:
-    """Measures one model in one way, or all; prints a table and writes it."""
+    """Measures one model, or each in a process of its own; prints a table and writes it."""
     if _RUN.value:
-        found = memory_of(_RUN.value, _WAY.value) if _WAY.value else time_of(_RUN.value)
-        print(json.dumps(found))
+        print(json.dumps(measure(_RUN.value)))
         return
+    # Large arrays go back to the system when they are freed, so that a peak shows.
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
     rows = []
     print(
         f"{'':14}{'way':10}{'seconds':>9}{'/ plain':>9}{'MiB':>8}{'first s':>9}{'difference':>12}"
@@ -195,18 +195,15 @@ def main(_: list[str]) -> None:
         row = apart("few_steps", f"--run={name}")
         if row is None:
             continue
-        row |= {"name": name, "peak_mib": {}}
+        rows.append({"name": name, **row})
         for way in WAYS:
-            memory = apart("few_steps", f"--run={name}", f"--way={way}") or {"peak_mib": 0.0}
-            row["peak_mib"][way] = memory["peak_mib"]
             seconds = row["seconds"][way]
             print(
                 f"{name:14}{way:10}{seconds:9.3f}{seconds / row['seconds']['plain']:9.2f}"
-                f"{memory['peak_mib']:8.0f}{row['first_call_seconds'][way]:9.1f}"
+                f"{row['peak_mib'][way]:8.0f}{row['first_call_seconds'][way]:9.1f}"
                 f"{row['difference'][way]:12.1e}",
                 flush=True,
             )
-        rows.append(row)
     write("few_steps", rows, _OUTPUT.value)
 
 

@@ -27,10 +27,6 @@ from benchmarks.networks import problem
 _STEP_SIZE = 0.01
 _RTOL, _ATOL = 1e-3, 1e-6  # of diffrax
 
-_OUTPUT = flags.DEFINE_string("output", "benchmark_results", "Folder of the results.")
-_STEPS = flags.DEFINE_multi_integer("steps", [10, 500, 5000], "Steps of 0.01, dense network.")
-_CNN_STEPS = flags.DEFINE_integer("cnn_steps", 5, "Steps of the CNN; 0: leave it out.")
-
 Call: TypeAlias = Callable[[], list[np.ndarray]]
 Weights: TypeAlias = Sequence[np.ndarray]
 
@@ -201,8 +197,8 @@ def main(_: list[str]) -> None:
     """Measures all problems, prints a table and writes it."""
     from amaml_tf.files import write_atomically
 
-    problems = [("dense", steps) for steps in _STEPS.value]
-    problems += [("CNN", _CNN_STEPS.value)] if _CNN_STEPS.value else []
+    problems = [("dense", steps) for steps in flags.FLAGS.steps]
+    problems += [("CNN", flags.FLAGS.cnn_steps)] if flags.FLAGS.cnn_steps else []
     rows = []
     for network, steps in problems:
         for row in measure(network, steps):
@@ -212,11 +208,14 @@ def main(_: list[str]) -> None:
                 f"error {row['error']:.1e}",
                 flush=True,
             )
-    folder = pathlib.Path(_OUTPUT.value)
-    write("meta_gradient", rows, _OUTPUT.value)
+    folder = pathlib.Path(flags.FLAGS.output)
+    write("meta_gradient", rows, flags.FLAGS.output)
     write_atomically(folder / "meta_gradient.md", report(rows))
     draw(rows, folder / "meta_gradient.png")
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # here, because tests import this beside others with such flags
+    flags.DEFINE_string("output", "benchmark_results", "Folder of the results.")
+    flags.DEFINE_multi_integer("steps", [10, 500, 5000], "Steps of 0.01, dense network.")
+    flags.DEFINE_integer("cnn_steps", 5, "Steps of the CNN; 0: leave it out.")
     app.run(main)

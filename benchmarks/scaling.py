@@ -4,7 +4,7 @@
 
 Draws them against the number of tasks (1 to 256), of parameters (1e3 to 1e7), the support
 examples of a task (10 to 10,000) and the time T. The problem is Alpine with the default flow.
-Every point has a process of its own. *memory* is what calls after the first need at their peak,
+Every series has a process of its own. *memory* is what calls after the first need at their peak,
 beyond what the process held before: states, work and results, without libraries, model and
 compilation. Writes scaling.json, .md and .png.
 """
@@ -36,10 +36,6 @@ LABELS = {
     "time": "time T",
 }
 
-_OUTPUT = flags.DEFINE_string("output", "benchmark_results", "Folder of the results.")
-_SERIES = flags.DEFINE_multi_enum("series", list(SERIES), list(SERIES), "What to vary.")
-_RUN = flags.DEFINE_string("run", None, "Used by the program itself: the JSON of one problem.")
-
 
 def measure(tasks: int, width: int, support: int, time: float) -> dict[str, Any]:
     """Returns the time and the memory of one problem, measured in this process."""
@@ -70,22 +66,15 @@ def measure(tasks: int, width: int, support: int, time: float) -> dict[str, Any]
 
 
 def measured(name: str) -> list[dict[str, Any]]:
-    """Returns the points of one series, and prints them."""
+    """Returns the points of one series, measured in this process."""
     values, fixed = SERIES[name]
     rows = []
     for value in values:
         problem = _PROBLEM | fixed | {name: value}
-        row = apart("scaling", f"--run={json.dumps(problem)}")
-        if row is None:
-            continue
+        counts = {key: int(problem[key]) for key in ("tasks", "width", "support")}
+        row = measure(time=problem["time"], **counts)
         x = row["parameters"] if name == "width" else value
         rows.append({"series": name, "x": x, **problem, **row})
-        print(
-            f"{LABELS[name]:28}{x:12g}{1e3 * row['seconds']:12.2f} ms"
-            f"{1e3 * row['seconds'] / problem['tasks']:10.2f} ms a task{row['gradients']:7d} "
-            f"gradients{row['memory_mib']:9.1f} MiB",
-            flush=True,
-        )
     return rows
 
 
@@ -154,20 +143,25 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 
 def main(_: list[str]) -> None:
-    """Measures one problem, or all series; prints a table and writes it."""
+    """Measures one series, or each in a process of its own; writes a table and a figure."""
     from amaml_tf.files import write_atomically
 
-    if _RUN.value:
-        print(json.dumps(measure(**json.loads(_RUN.value))))
+    if flags.FLAGS.run:
+        print(json.dumps({"rows": measured(flags.FLAGS.run)}))
         return
     # Large arrays go back to the system when they are freed, so that a peak shows.
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
-    rows = [row for name in _SERIES.value for row in measured(name)]
-    folder = pathlib.Path(_OUTPUT.value)
-    write("scaling", rows, _OUTPUT.value)
+    found = [apart("scaling", f"--run={name}") for name in flags.FLAGS.series]
+    rows = [row for series in found if series is not None for row in series["rows"]]
+    folder = pathlib.Path(flags.FLAGS.output)
+    write("scaling", rows, flags.FLAGS.output)
     write_atomically(folder / "scaling.md", report(rows))
     draw(rows, folder / "scaling.png")
+    print(report(rows))
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # here, because tests import this beside others with such flags
+    flags.DEFINE_string("output", "benchmark_results", "Folder of the results.")
+    flags.DEFINE_multi_enum("series", list(SERIES), list(SERIES), "What to vary.")
+    flags.DEFINE_string("run", None, "Used by the program itself: the series to measure.")
     app.run(main)

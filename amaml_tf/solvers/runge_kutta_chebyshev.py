@@ -236,12 +236,9 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
     def initial_memory(self, state: tf.Tensor) -> _Memory:
         # Any vector works that is not orthogonal to an eigenvector. (Random numbers would work
         # too, but XLA takes a second to compute them when it compiles.)
-        pattern = tf.range(1, state.shape[1] + 1, dtype=state.dtype) ** 2
+        pattern = tf.sin(tf.range(1, state.shape[1] + 1, dtype=state.dtype) ** 2)
         rows = tf.zeros_like(state[:, 0])
-        # Not known before the run: otherwise XLA would compute the vector when it compiles, and
-        # keep it, and several copies while it does so.
-        zero = tf.cast(state[:, :1] != state[:, :1], state.dtype)  # LiteRT has no is_nan
-        vector = tf.sin(pattern + zero)
+        vector = rows[:, tf.newaxis] + pattern
         return _Memory(rows, vector, tf.zeros_like(rows, tf.int32))
 
     def refresh(
