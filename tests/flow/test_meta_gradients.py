@@ -143,9 +143,19 @@ def test_few_checkpoints_change_nothing_but_the_evaluations(solver, adjoint):
     ("solver", "of_flow", "of_algorithm"),
     [
         ("GradientDescent(0.05)", {}, {"shortest_time": 0.1}),
-        ("GradientDescent(0.05, 20)", {"proximal_weight": 0.7}, {"learn_final_time": True}),
-        ("RungeKutta4(0.2)", {"proximal_weight": 0.7}, {"learned_rates": "tensor"}),
-        ("Heun(0.1)", {}, {"adapted_layers": True}),
+        pytest.param(
+            "GradientDescent(0.05, 20)",
+            {"proximal_weight": 0.7},
+            {"learn_final_time": True},
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            "RungeKutta4(0.2)",
+            {"proximal_weight": 0.7},
+            {"learned_rates": "tensor"},
+            marks=pytest.mark.long,
+        ),
+        pytest.param("Heun(0.1)", {}, {"adapted_layers": True}, marks=pytest.mark.long),
     ],
 )
 def test_the_unrolled_program_gives_what_the_discrete_adjoint_gives(solver, of_flow, of_algorithm):
