@@ -13,7 +13,8 @@ from amaml_tf.experiment.declaration import (
     as_text,
     setting,
 )
-from amaml_tf.experiment.safeguards import MOST_META_STEPS, Safeguards
+from amaml_tf.experiment.safeguards import MOST_META_STEPS
+from amaml_tf.experiment.solver_settings import SolverSettings
 from amaml_tf.flow.gradient_flow import ADJOINTS
 from amaml_tf.functional import execution
 from amaml_tf.learner.meta_learner import ON_FAILURE
@@ -29,7 +30,7 @@ def _adjoint_solvers() -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(Safeguards):
+class Settings(SolverSettings):
     """Everything that decides how a training run goes, as plain values.
 
     Each field is a flag of the commands. None leaves a setting to the default of the class that it
@@ -128,34 +129,12 @@ class Settings(Safeguards):
         choices=lambda: solvers.REGISTRY,
         may_change=IN_EVALUATION,
     )
-    step_size: float | None = setting(
-        "Step of a fixed-step solver, or inner learning rate.",
-        of="solver",
-        above=0,
-        may_change=IN_EVALUATION,
-    )
     num_steps: int | None = setting(
         "Inner steps of algorithms without an ODE solver.",
         of="algorithm",
         least=1,
         most=MOST_STEPS,
         may_change=IN_EVALUATION,
-    )
-    rtol: float | None = setting(
-        "Relative tolerance of an adaptive solver.",
-        of="solver",
-        above=0,
-        may_change=IN_EVALUATION,
-    )
-    atol: float | None = setting(
-        "Absolute tolerance of an adaptive solver.",
-        of="solver",
-        above=0,
-        may_change=IN_EVALUATION,
-    )
-    # A cap on the steps, and what follows a failure, change nothing in the steps that a run took.
-    max_num_steps: int | None = setting(
-        "Cap on the solver's steps.", of="solver", least=1, most=MOST_STEPS, may_change=ON_RESUMING
     )
     adjoint: str | None = setting(
         "How the meta-gradient is computed.",
