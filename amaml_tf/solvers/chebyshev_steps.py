@@ -36,12 +36,6 @@ class ChebyshevSteps(OneStepSolver):
         rows: Rows | None = None,
         row: tf.Tensor | int = 0,
     ) -> Step:
-        h, h_column = step_size, step_size[:, tf.newaxis]
-
-        def f_of(j: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-            c = self._coefficients(num_stages, j, state.dtype).c
-            return system.derivative(time + h * c, y)
-
         def stage(
             j: tf.Tensor,
             y: tf.Tensor,
@@ -54,40 +48,52 @@ class ChebyshevSteps(OneStepSolver):
                 at = tf.where(j > 0, tf.minimum(row + j - 1, rows.last), rows.last)
                 rows = rows.write(at, y)
             if not self.adaptive:
-                f = f_of(j - 1, y)
+                f = system.derivative(self._time(time, step_size, num_stages, j - 1), y)
                 f0 = tf.where(j == 1, f, f0)
-            c = self._coefficients(num_stages, j, state.dtype)
-            # Y_j of equations (2.2), (2.3)
-            new = (
-                (1 - c.mu - c.nu) * state
-                + c.mu * y
-                + c.nu * y_before
-                + h_column * (c.mu_tilde * f + c.gamma_tilde * f0)
-            )
+            new = self._state(num_stages, j, step_size, (state, y, y_before), (f0, f))
             if self.adaptive:
-                f = f_of(j, new)
+                f = system.derivative(self._time(time, step_size, num_stages, j), new)
                 f0 = tf.where(j == 0, f, f0)
             return j + 1, new, _copy(y, j), f0, f, rows
 
         # An adaptive step needs f at its end as well. Its stage 0 only evaluates f at the start, if
         # that is not known.
-        first = tf.cast(known, tf.int32) if self.adaptive else tf.constant(1)
+        first = tf.cast(known, tf.int32)
         if not self.adaptive:
-            derivative = tf.zeros_like(state)
+            first, derivative = tf.constant(1), tf.zeros_like(state)
         most = self._most(num_stages)
-        start = (first, state, state, derivative, derivative)
         _, new_state, _, derivative, new_derivative, written = tf.while_loop(
             lambda j, *_: j <= most,
             stage,
-            (*start, () if rows is None else rows),
+            (first, state, state, derivative, derivative, () if rows is None else rows),
             maximum_iterations=self.max_num_stages + 1,
         )
         if not self.adaptive:
-            none = state[:, :0]
-            return Step(new_state, none, none, None, written or None)
+            return Step(new_state, state[:, :0], state[:, :0], None, written or None)
         # Equation (2.8), the error of a step
-        error = 0.8 * (state - new_state) + 0.4 * h_column * (derivative + new_derivative)
+        mean = 0.5 * (derivative + new_derivative)
+        error = 0.8 * (state - new_state + step_size[:, tf.newaxis] * mean)
         return Step(new_state, derivative, new_derivative, error, written or None)
+
+    def _state(
+        self,
+        num_stages: tf.Tensor,
+        j: tf.Tensor,
+        step_size: tf.Tensor,
+        states: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
+        slopes: tuple[tf.Tensor, tf.Tensor],
+    ) -> tf.Tensor:
+        """Returns Y_j of equations (2.2), (2.3), of Y_0, Y_{j-1}, Y_{j-2}, and of F_0, F_{j-1}."""
+        (start, y, y_before), (f0, f) = states, slopes
+        c = self._coefficients(num_stages, j, start.dtype)
+        moved = step_size[:, tf.newaxis] * (c.mu_tilde * f + c.gamma_tilde * f0)
+        return (1 - c.mu - c.nu) * start + c.mu * y + c.nu * y_before + moved
+
+    def _time(
+        self, time: tf.Tensor, step_size: tf.Tensor, num_stages: tf.Tensor, j: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the time of stage j."""
+        return time + step_size * self._coefficients(num_stages, j, time.dtype).c
 
     def _most(self, num_stages: tf.Tensor) -> tf.Tensor:
         # A loop whose length is known when it is compiled asks no accelerator whether it is over.
@@ -119,7 +125,7 @@ class ChebyshevSteps(OneStepSolver):
         ) -> tuple[tf.Tensor | tuple[tf.Tensor, ...], ...]:
             c = self._coefficients(num_stages, j, cotangent.dtype)
             f_bar = c.mu_tilde * h * y_bar + tf.cast(j == 1, h.dtype) * f0_bar
-            at = time + step_size * self._coefficients(num_stages, j - 1, cotangent.dtype).c
+            at = self._time(time, step_size, num_stages, j - 1)
             from_f, from_constants = system.vjp(at, rows.read(row + j - 1), f_bar)
             constants = tuple(a + b for a, b in zip(constants, from_constants, strict=True))
             y0_bar += (1 - c.mu - c.nu) * y_bar

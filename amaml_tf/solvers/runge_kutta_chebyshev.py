@@ -105,12 +105,7 @@ class RungeKuttaChebyshev(StepSizeControl, ChebyshevSteps):
         validate_args: bool = False,
         name: str = "runge_kutta_chebyshev",
     ) -> None:
-        ChebyshevSteps.__init__(
-            self,
-            make_adjoint_solver_fn=make_adjoint_solver_fn,
-            validate_args=validate_args,
-            name=name,
-        )
+        ChebyshevSteps.__init__(self, make_adjoint_solver_fn, validate_args, name)
         self.order, self.adaptive = order, step_size is None
         if step_size is None:
             StepSizeControl.__init__(
@@ -125,27 +120,20 @@ class RungeKuttaChebyshev(StepSizeControl, ChebyshevSteps):
             )
         else:
             check_fixed_steps(step_size, max_num_steps)
-            self.step_size = float(step_size)
-            self.max_num_steps = max_num_steps
+            self.step_size, self.max_num_steps = float(step_size), max_num_steps
         _check_kind_of_steps(
             self.adaptive,
             order,
             num_stages,
             {"rtol": rtol, "atol": atol, "first_step_size": first_step_size},
         )
-        at_least = {
-            "max_num_stages": (max_num_stages, 2),
-            "num_stages": (order if num_stages is None else num_stages, order),
-            "refresh_every": (refresh_every, 1),
-            "power_iterations": (power_iterations, 1),
-        }
-        for argument, (value, least) in at_least.items():
-            if value < least:
-                raise UsageError(f"Expected {argument} to be at least {least}, got {value}.")
+        _require_at_least("max_num_stages", max_num_stages, 2)
+        _require_at_least("num_stages", order if num_stages is None else num_stages, order)
+        _require_at_least("refresh_every", refresh_every, 1)
+        _require_at_least("power_iterations", power_iterations, 1)
         self.max_num_stages = int(num_stages or max_num_stages)
         self.num_stages = num_stages
-        self.refresh_every = int(refresh_every)
-        self.power_iterations = int(power_iterations)
+        self.refresh_every, self.power_iterations = int(refresh_every), int(power_iterations)
         # Few coefficients are read from a table; many are computed as they are needed.
         self._coefficients = Table([num_stages], order) if num_stages else coefficients
 
@@ -220,6 +208,11 @@ class RungeKuttaChebyshev(StepSizeControl, ChebyshevSteps):
 
     def spectral_radius(self, memory: Memory, like: tf.Tensor) -> tf.Tensor:
         return _Memory(*memory).radius if self.adaptive else tf.zeros_like(like)
+
+
+def _require_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UsageError(f"Expected {name} to be at least {least}, got {value}.")
 
 
 def _check_kind_of_steps(
