@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from amaml_tf import algorithms, models, solvers, tasks
+from amaml_tf import algorithms, solvers, tasks
 from amaml_tf.algorithms.learned_flow import LEARNED_RATES
 from amaml_tf.errors import UsageError
 from amaml_tf.experiment.declaration import (
@@ -13,8 +13,8 @@ from amaml_tf.experiment.declaration import (
     as_text,
     setting,
 )
+from amaml_tf.experiment.model_settings import ModelSettings
 from amaml_tf.experiment.safeguards import MOST_META_STEPS
-from amaml_tf.experiment.solver_settings import SolverSettings
 from amaml_tf.flow.gradient_flow import ADJOINTS
 from amaml_tf.functional import execution
 from amaml_tf.learner.meta_learner import ON_FAILURE
@@ -30,7 +30,7 @@ def _adjoint_solvers() -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(SolverSettings):
+class Settings(ModelSettings):
     """Everything that decides how a training run goes, as plain values.
 
     Each field is a flag of the commands. None leaves a setting to the default of the class that it
@@ -94,24 +94,16 @@ class Settings(SolverSettings):
         least=0,
         may_change=ON_RESUMING,
     )
+    vocabulary_size: int | None = setting(
+        "Tokens of the texts, which are numbers below this.", of="task", least=2
+    )
+    sequence_length: int | None = setting("Tokens of a text.", of="task", least=1)
+    num_themes: int | None = setting("Themes that topics are mixtures of.", of="task", least=1)
     num_factors: int | None = setting(
         "Latent factors among an item's features.", of="task", least=1
     )
     dtype: str = setting("Of tasks and model.", "float32", choices=lambda: ("float32", "float64"))
 
-    model: str | None = setting(
-        "Network. Default: cnn for images, else mlp.", choices=lambda: models.REGISTRY
-    )
-    hidden_units: tuple[int, ...] | None = setting(
-        "Width of each hidden layer.", of="model", least=1
-    )
-    activation: str | None = setting("Activation of the hidden layers.", of="model")
-    filters: int | None = setting("Channels of every convolution.", of="model", least=1)
-    num_blocks: int | None = setting("Number of convolutions.", of="model", least=1, most=100)
-    downsampling: str | None = setting(
-        "How a convolution halves the image.", of="model", choices=lambda: models.DOWNSAMPLINGS
-    )
-    batch_normalization: bool | None = setting("Normalize before the ReLU.", of="model")
     batch_statistics: bool = setting(
         "Batch normalization uses the statistics of the batch at hand, not stored ones.", True
     )

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend.tensorflow import rnn as _recurrent  # where Keras chooses cuDNN's kernels
 
 from amaml_tf.errors import UsageError
 
@@ -41,6 +41,8 @@ class _Wanted(threading.local):
 
 
 _WANTED = _Wanted()
+# Where Keras chooses kernels of cuDNN; a function of that name hides it.
+_RECURRENT: Any = importlib.import_module("keras.src.backend.tensorflow.rnn")
 _INSTALLATION = threading.Lock()
 _installed = False
 
@@ -108,7 +110,8 @@ def _install() -> None:
             tf.nn.moments = _replaced_moments(tf.nn.moments)
             layer = keras.layers.BatchNormalization
             layer.call = _replaced_call(layer.call)
-            _recurrent._is_gpu_available = _replaced_search(_recurrent._is_gpu_available)  # noqa: SLF001
+            search = _RECURRENT._is_gpu_available  # noqa: SLF001 - it has no public name
+            _RECURRENT._is_gpu_available = _replaced_search(search)  # noqa: SLF001
             _installed = True
 
 

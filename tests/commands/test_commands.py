@@ -76,7 +76,8 @@ def test_a_profile_has_a_trace_of_the_meta_steps(call, tmp_path):
 
 
 def test_gpus_take_memory_as_they_need_it_and_tf32_if_asked(monkeypatch, new_flags):
-    grown, seen = {}, []
+    grown: dict[str, bool] = {}
+    seen: list[bool] = []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind}:0"])
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grown.__setitem__)
     monkeypatch.setattr(tf.config.experimental, "enable_tensor_float_32_execution", seen.append)
