@@ -121,6 +121,11 @@ flags.DEFINE_float(
     "Seconds in which SIGINT, SIGTERM or SIGHUP ends the command.",
     lower_bound=1.0,
 )
+flags.DEFINE_bool(
+    "tf32",
+    False,
+    "Let GPUs multiply float32 matrices in TensorFloat-32: faster, with three digits.",
+)
 flags.DEFINE_string(
     "workdir", None, "Folder of the run: its settings, checkpoints, logs and evaluation."
 )

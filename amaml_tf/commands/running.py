@@ -59,6 +59,7 @@ def run(main: Callable[[type[Experiment]], None], kind: type[Experiment] = Exper
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a path can be no text
         execution.compile_quickly()
+        _prepare_gpus()
         try:
             if arguments[1:]:
                 raise UsageError(
@@ -95,3 +96,10 @@ def run(main: Callable[[type[Experiment]], None], kind: type[Experiment] = Exper
         for flag in FLAGS.get_flags_for_module(module):
             FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # so that --help shows them
     app.run(guarded, flags_parser=flag_files.parse)
+
+
+def _prepare_gpus() -> None:
+    for gpu in tf.config.list_physical_devices("GPU"):
+        # Otherwise TensorFlow takes all memory, and two runs cannot share a GPU.
+        tf.config.experimental.set_memory_growth(gpu, True)
+    tf.config.experimental.enable_tensor_float_32_execution(FLAGS.tf32)

@@ -26,12 +26,21 @@ from amaml_tf.files import sweep
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.tasks import TaskFamily
 from amaml_tf.training import has_checkpoint, locked, train
+from amaml_tf.training.profiling import Profile
+from amaml_tf.training.tensorboard import TENSORBOARD_FOLDER
 
 _REPLAY_EPISODE = DEFINE_integer(
     "replay_episode",
     None,
     "Adapt to this one training episode, as dropped.csv numbers them, and train nothing.",
     lower_bound=0,
+)
+
+_PROFILE = DEFINE_integer(
+    "profile",
+    None,
+    "Write a trace of so many meta-steps to WORKDIR/tensorboard, for TensorBoard's profiler.",
+    lower_bound=1,
 )
 
 
@@ -85,7 +94,7 @@ def _train_and_evaluate(
         validate_every=experiment.validate_every or 1,
         keep_best=experiment.keep_best,
         patience=experiment.patience,
-        callbacks=[_KeepSettings(experiment, workdir)],
+        callbacks=[_KeepSettings(experiment, workdir), *_profile(workdir)],
     )
     step = int(learner.optimizer.iterations)
     if not num_steps:
@@ -114,6 +123,12 @@ def _validation(
         return {name: estimate.mean for name, estimate in found.after.items()}
 
     return measured
+
+
+def _profile(workdir: pathlib.Path) -> list[keras.callbacks.Callback]:
+    if _PROFILE.value is None:
+        return []
+    return [Profile(workdir / TENSORBOARD_FOLDER, _PROFILE.value)]
 
 
 class _KeepSettings(keras.callbacks.Callback):

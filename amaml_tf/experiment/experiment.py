@@ -57,6 +57,8 @@ class Experiment(RunSettings):
         factory = models.REGISTRY.find(name)
         fitted = functools.partial(factory, family.input_shape, family.num_outputs)
         given = self.given("model") | {"dtype": self.dtype, "seed": self.seed}
+        if "vocabulary_size" in arguments_of(factory) and hasattr(family, "vocabulary_size"):
+            given["vocabulary_size"] = family.vocabulary_size
         return self._made(f"model {name}", fitted, given)
 
     def make_flow(self) -> GradientFlow:

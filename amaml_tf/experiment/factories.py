@@ -13,6 +13,9 @@ from amaml_tf.errors import UsageError
 
 T = TypeVar("T")
 
+# Arguments of solvers whose steps are fixed.
+_FIXED_STEPS = ("step_size", "num_stages", "order")
+
 
 def arguments_of(factory: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
     """Returns the parameters of a class or function, by name."""
@@ -44,11 +47,7 @@ def made(
             "or choose another."
         )
     missing = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.default is inspect.Parameter.empty
-        and parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        and name not in given
+        name for name, parameter in parameters.items() if _needed(parameter) and name not in given
     ]
     if missing:
         raise UsageError(
@@ -58,12 +57,24 @@ def made(
     return factory(**given)
 
 
+def _needed(parameter: inspect.Parameter) -> bool:
+    has_default = parameter.default is not inspect.Parameter.empty
+    return not has_default and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+
+
 def made_solvers(
     chosen: Mapping[str, str], given: Mapping[str, Any]
 ) -> dict[str, tfp.math.ode.Solver]:
-    """Makes solvers by their roles, of the settings `given`: each is for those that have it."""
+    """Makes solvers by their roles, of the settings `given`: each is for those that have it.
+
+    An adjoint solver that can choose its own steps does so: a step size is for the other solver.
+    """
     factories = {role: solvers.REGISTRY.find(name) for role, name in chosen.items()}
     known = {role: arguments_of(factory) for role, factory in factories.items()}
+    if (parameter := known.get("adjoint_solver", {}).get("step_size")) and not _needed(parameter):
+        known["adjoint_solver"] = {
+            name: v for name, v in known["adjoint_solver"].items() if name not in _FIXED_STEPS
+        }
     foreign = set(given).difference(*known.values())  # to every one of them
     return {
         role: made(

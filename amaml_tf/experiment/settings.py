@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from amaml_tf import algorithms, models, solvers, tasks
+from amaml_tf import algorithms, solvers, tasks
 from amaml_tf.algorithms.learned_flow import LEARNED_RATES
 from amaml_tf.experiment.declaration import IN_EVALUATION, ON_RESUMING, setting
 from amaml_tf.experiment.evaluation_settings import MOST_SEED, EvaluationSettings
+from amaml_tf.experiment.model_settings import ModelSettings
 from amaml_tf.experiment.safeguards import MOST_META_STEPS, Safeguards
+from amaml_tf.experiment.solver_settings import SolverSettings
 from amaml_tf.flow.gradient_flow import ADJOINTS
 from amaml_tf.functional import execution
 from amaml_tf.learner.meta_learner import ON_FAILURE
@@ -21,7 +23,7 @@ def _adjoint_solvers() -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(EvaluationSettings, Safeguards):
+class Settings(EvaluationSettings, ModelSettings, SolverSettings, Safeguards):
     """Everything that decides how a training run goes, and how it is evaluated, as plain values.
 
     Each field is a flag of the commands. None leaves a setting to the default of the class that it
@@ -85,24 +87,16 @@ class Settings(EvaluationSettings, Safeguards):
         least=0,
         may_change=ON_RESUMING,
     )
+    vocabulary_size: int | None = setting(
+        "Tokens of the texts, which are numbers below this.", of="task", least=2
+    )
+    sequence_length: int | None = setting("Tokens of a text.", of="task", least=1)
+    num_themes: int | None = setting("Themes that topics are mixtures of.", of="task", least=1)
     num_factors: int | None = setting(
         "Latent factors among an item's features.", of="task", least=1
     )
     dtype: str = setting("Of tasks and model.", "float32", choices=lambda: ("float32", "float64"))
 
-    model: str | None = setting(
-        "Network. Default: cnn for images, else mlp.", choices=lambda: models.REGISTRY
-    )
-    hidden_units: tuple[int, ...] | None = setting(
-        "Width of each hidden layer.", of="model", least=1
-    )
-    activation: str | None = setting("Activation of the hidden layers.", of="model")
-    filters: int | None = setting("Channels of every convolution.", of="model", least=1)
-    num_blocks: int | None = setting("Number of convolutions.", of="model", least=1, most=100)
-    downsampling: str | None = setting(
-        "How a convolution halves the image.", of="model", choices=lambda: models.DOWNSAMPLINGS
-    )
-    batch_normalization: bool | None = setting("Normalize before the ReLU.", of="model")
     batch_statistics: bool = setting(
         "Batch normalization uses the statistics of the batch at hand, not stored ones.", True
     )
@@ -120,34 +114,12 @@ class Settings(EvaluationSettings, Safeguards):
         choices=lambda: solvers.REGISTRY,
         may_change=IN_EVALUATION,
     )
-    step_size: float | None = setting(
-        "Step of a fixed-step solver, or inner learning rate.",
-        of="solver",
-        above=0,
-        may_change=IN_EVALUATION,
-    )
     num_steps: int | None = setting(
         "Inner steps of algorithms without an ODE solver.",
         of="algorithm",
         least=1,
         most=MOST_STEPS,
         may_change=IN_EVALUATION,
-    )
-    rtol: float | None = setting(
-        "Relative tolerance of an adaptive solver.",
-        of="solver",
-        above=0,
-        may_change=IN_EVALUATION,
-    )
-    atol: float | None = setting(
-        "Absolute tolerance of an adaptive solver.",
-        of="solver",
-        above=0,
-        may_change=IN_EVALUATION,
-    )
-    # A cap on the steps, and what follows a failure, change nothing in the steps that a run took.
-    max_num_steps: int | None = setting(
-        "Cap on the solver's steps.", of="solver", least=1, most=MOST_STEPS, may_change=ON_RESUMING
     )
     adjoint: str | None = setting(
         "How the meta-gradient is computed.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
@@ -57,7 +57,7 @@ def check(diagnostics: Diagnostics, final_time: Scalar) -> list[tf.Operation]:
     """
     if execution.inside_xla():
         return []  # XLA knows neither assertions nor strings
-    return _require(diagnostics.status == COMPLETED, message(diagnostics, final_time))
+    return _require(diagnostics.status == COMPLETED, lambda: message(diagnostics, final_time))
 
 
 def check_losses(losses: tf.Tensor) -> list[tf.Operation]:
@@ -65,15 +65,18 @@ def check_losses(losses: tf.Tensor) -> list[tf.Operation]:
     if execution.inside_xla():
         return []
     are_finite = tf.math.is_finite(losses)
-    text = tf.strings.format(
-        _START + "task {} of the batch ({} of {} tasks failed): its query loss is infinite or NaN. "
-        "Look for NaN in its query set and for a loss that has no value there.",
-        (
-            tf.argmax(~are_finite),
-            tf.reduce_sum(tf.cast(~are_finite, tf.int32)),
-            tf.size(are_finite),
-        ),
-    )
+
+    def text() -> tf.Tensor:
+        return tf.strings.format(
+            _START + "task {} of the batch ({} of {} tasks failed): its query loss is infinite or "
+            "NaN. Look for NaN in its query set and for a loss that has no value there.",
+            (
+                tf.argmax(~are_finite),
+                tf.reduce_sum(tf.cast(~are_finite, tf.int32)),
+                tf.size(are_finite),
+            ),
+        )
+
     return _require(are_finite, text)
 
 
@@ -81,15 +84,16 @@ def check_update(stands: tf.Tensor, reason: tf.Tensor) -> list[tf.Operation]:
     """The same for a meta-update: raises unless it stands."""
     if execution.inside_xla():
         return []
-    return _require(stands, tf.strings.join([_START + "the batch: ", reason, "."]))
+    return _require(stands, lambda: tf.strings.join([_START + "the batch: ", reason, "."]))
 
 
-def _require(fine: tf.Tensor, text: tf.Tensor) -> list[tf.Operation]:
+def _require(fine: tf.Tensor, text: Callable[[], tf.Tensor]) -> list[tf.Operation]:
     fine = tf.reduce_all(fine)
     if not tf.executing_eagerly():
-        return [tf.debugging.Assert(fine, [text])]
+        # Made only where it is needed: its numbers would have to be copied from an accelerator.
+        return [tf.debugging.Assert(fine, [tf.cond(fine, lambda: tf.constant(""), text)])]
     if not fine:
-        raise AdaptationError(_plain(text.numpy().decode()))
+        raise AdaptationError(_plain(text().numpy().decode()))
     return []
 
 

@@ -1,7 +1,8 @@
 """Changes to the behaviour of Keras and TensorFlow that the gradient flow needs.
 
-Two functions are replaced permanently when the first model is traced: `tf.nn.moments` and
-`BatchNormalization.call`. The replacements do what the originals do, except in a thread that is
+Three functions are replaced permanently when the first model is traced: `tf.nn.moments`,
+`BatchNormalization.call`, and the one by which Keras asks for a GPU before it takes a kernel of
+cuDNN for an LSTM or GRU. The replacements do what the originals do, except in a thread that is
 inside one of the contexts below. Therefore threads can trace at the same time, and other code in
 the process sees no difference. `tests/functional/test_keras_patches.py` asserts the behaviour of
 Keras and TensorFlow that makes each patch necessary, and fails when this behaviour changes.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -25,34 +27,36 @@ class _Wanted(threading.local):
     """The behaviour that the current thread requests.
 
     Attributes:
-        exact_moments: moments have correct second derivatives.
+        twice_differentiable: moments have correct second derivatives, and LSTM and GRU have any.
         batch_statistics: whether batch normalization uses batch (or stored) statistics, whatever
             `training` is; None leaves the choice to Keras.
         forget: batch normalization stores the statistics of this batch, not a moving average.
         chosen: bool `[n]`, the examples whose statistics batch normalization computes; None: all.
     """
 
-    exact_moments = False
+    twice_differentiable = False
     batch_statistics: bool | None = None
     forget = False
     chosen: tf.Tensor | None = None
 
 
 _WANTED = _Wanted()
+# Where Keras chooses kernels of cuDNN; a function of that name hides it.
+_RECURRENT: Any = importlib.import_module("keras.src.backend.tensorflow.rnn")
 _INSTALLATION = threading.Lock()
 _installed = False
 
 
 @contextlib.contextmanager
-def twice_differentiable_moments() -> Iterator[None]:
-    """Makes the second derivatives of normalization layers correct if they are traced inside.
+def twice_differentiable() -> Iterator[None]:
+    """Makes the second derivatives of layers correct if they are traced inside.
 
     `tf.nn.moments`, which Keras calls for batch, layer and group normalization, stops the gradient
     of the mean inside the variance. The first derivative does not need it, because the deviations
     from the mean add up to zero. The second derivative does: without it, Hessian-vector products
     are wrong by one part in a thousand or more.
     """
-    with _asked_for(exact_moments=True):
+    with _asked_for(twice_differentiable=True):
         yield
 
 
@@ -106,6 +110,8 @@ def _install() -> None:
             tf.nn.moments = _replaced_moments(tf.nn.moments)
             layer = keras.layers.BatchNormalization
             layer.call = _replaced_call(layer.call)
+            search = _RECURRENT._is_gpu_available  # noqa: SLF001 - it has no public name
+            _RECURRENT._is_gpu_available = _replaced_search(search)  # noqa: SLF001
             _installed = True
 
 
@@ -118,13 +124,22 @@ def _replaced_moments(original: Any) -> Any:
         keepdims: bool = False,
         name: str | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        if not _WANTED.exact_moments:
+        if not _WANTED.twice_differentiable:
             return original(x, axes, shift, keepdims, name)
         mean = tf.reduce_mean(x, axes, keepdims=True)
         variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=keepdims)
         return (mean if keepdims else tf.squeeze(mean, axes)), variance
 
     return moments
+
+
+def _replaced_search(original: Any) -> Any:
+    # The kernels of cuDNN for LSTM and GRU have no second derivative, Keras's own loops have one.
+    @functools.wraps(original)
+    def is_gpu_available() -> bool:
+        return not _WANTED.twice_differentiable and bool(original())
+
+    return is_gpu_available
 
 
 def _replaced_call(original: Any) -> Any:

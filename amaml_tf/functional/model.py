@@ -132,7 +132,7 @@ class FunctionalModel(ParameterVectors):
         """
         with (
             keras_patches.batch_statistics(self.batch_statistics),
-            keras_patches.twice_differentiable_moments(),
+            keras_patches.twice_differentiable(),
             keras_patches.statistics_of_some(chosen),
         ):
             outputs, _, losses = self.model.stateless_call(

@@ -41,11 +41,20 @@ class FixedStepSolver(ExplicitRungeKutta):
             validate_args=validate_args,
             name=name,
         )
-        if not 0 < step_size < math.inf:
-            raise UsageError(f"Expected step_size to be above 0 and finite, got {step_size}.")
-        if max_num_steps is not None and not 1 <= max_num_steps <= MOST_STEPS:
-            raise UsageError(
-                f"Expected max_num_steps to be None or from 1 to {MOST_STEPS}, got {max_num_steps}."
-            )
+        check_fixed_steps(step_size, max_num_steps)
         self.step_size = float(step_size)
         self.max_num_steps = max_num_steps
+
+
+def check_fixed_steps(step_size: float, max_num_steps: int | None) -> None:
+    """Checks the step and the cap on the steps of a method with equal steps.
+
+    Raises:
+        UsageError: if one of them is out of its range.
+    """
+    if not 0 < step_size < math.inf:
+        raise UsageError(f"Expected step_size to be above 0 and finite, got {step_size}.")
+    if max_num_steps is not None and not 1 <= max_num_steps <= MOST_STEPS:
+        raise UsageError(
+            f"Expected max_num_steps to be None or from 1 to {MOST_STEPS}, got {max_num_steps}."
+        )

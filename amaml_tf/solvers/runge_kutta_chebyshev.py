@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from amaml_tf.errors import UsageError
-from amaml_tf.solvers.chebyshev_coefficients import (
-    Coefficients,
-    Table,
-    coefficients,
-    stage_time,
-)
-from amaml_tf.solvers.method import Memory, Step
+from amaml_tf.solvers.chebyshev_coefficients import Table, coefficients
+from amaml_tf.solvers.chebyshev_steps import ChebyshevSteps
+from amaml_tf.solvers.fixed_step import check_fixed_steps
+from amaml_tf.solvers.method import Memory
 from amaml_tf.solvers.power_iteration import power_iteration
-from amaml_tf.solvers.state_stack import Rows
 from amaml_tf.solvers.step_size_control import StepSizeControl
 from amaml_tf.solvers.system import System
-from amaml_tf.solvers.tfp_solver import REGISTRY, AdjointSolverFn, OneStepSolver
+from amaml_tf.solvers.tfp_solver import REGISTRY, AdjointSolverFn
 
 _STABILITY = 1.54  # s stages are stable for step_size * radius up to about (s**2 - 1) / 1.54
 _RADIUS_SAFETY = 1.2  # power iteration approaches the radius from below
@@ -35,8 +31,8 @@ class _Memory(NamedTuple):
 
 
 @REGISTRY.register("runge_kutta_chebyshev")
-class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
-    """The Runge-Kutta-Chebyshev method of order 2, with adaptive step size and number of stages.
+class RungeKuttaChebyshev(StepSizeControl, ChebyshevSteps):
+    """The Runge-Kutta-Chebyshev method; steps and their numbers of stages are adaptive or fixed.
 
     A step of s stages costs s evaluations of f and is stable for `step_size * radius` up to about
     0.65 s**2, where `radius` is the spectral radius of df/dy. The cost of a long run therefore
@@ -47,21 +43,34 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
     The radius is estimated by power iteration, which starts from the previous estimate. It is
     estimated again after `refresh_every` accepted steps and after a rejected step.
 
+    With `step_size` and `num_stages` there is no error control and no estimate of the radius: all
+    steps are equal, and the caller is responsible for their stability. That is meant for networks
+    whose gradient has kinks (ReLU), where error control takes hundreds of tiny steps. A step of s
+    stages then takes the place of s steps of gradient descent, and may be s times (order 1) or s/3
+    times (order 2) as long as all of these together.
+
     Args:
-        rtol: relative tolerance, > 0. Default 3e-3: on the networks of the paper, meta-gradients
-            are then accurate to one part in a thousand at T = 5, and to one in a hundred at T = 50
-            (see `benchmarks.trajectory_length`).
-        atol: absolute tolerance, > 0. Default 5e-6.
+        rtol: relative tolerance, > 0. None (default): 3e-3. On the networks of the paper,
+            meta-gradients are then accurate to one part in a thousand at T = 5, and to one in a
+            hundred at T = 50 (see `benchmarks.trajectory_length`).
+        atol: absolute tolerance, > 0. None (default): 5e-6.
         first_step_size: the first step to try. None (default): 1 / spectral radius.
         safety_factor: in (0, 1]. Default 0.8.
         min_step_size_factor: in (0, 1). Default 0.1.
         max_step_size_factor: > 1. Default 10.
-        max_num_steps: cap on the attempted steps of a solve. Default 4096.
+        max_num_steps: cap on the attempted steps of a solve. None (default): 4096; with `step_size`
+            as many as the interval needs, whose length must then be a Python number.
         max_num_stages: cap on the stages of a step, >= 2; steps are shortened to what it allows.
             Default 1000. A `GradientFlow` lowers it to two thirds of the states that it keeps.
-        num_stages: a fixed number of stages, >= 2. None (default): it is adaptive.
+        num_stages: a fixed number of stages, >= `order`. None (default): it is adaptive.
         refresh_every: accepted steps between two estimates of the radius. Default 3.
         power_iterations: cap on the Jacobian products of one estimate. Default 50.
+        step_size: length of all steps, in units of time, > 0; needs `num_stages`, and leaves no
+            meaning to the arguments above but `max_num_steps`. An interval that is not a multiple
+            of it is divided into the fewest equal steps that are not longer. None (default): steps
+            are adaptive.
+        order: 1 or 2 (default). Steps of order 1 are stable up to 1.93 s**2, three times as far,
+            and are gradient descent if s = 1. They have no error estimate and need `step_size`.
         make_adjoint_solver_fn: see `tfp.math.ode.Solver`.
         validate_args: see `tfp.math.ode.Solver`.
         name: name of the solver.
@@ -71,60 +80,62 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
 
     Reference:
         Sommeijer, Shampine, Verwer, "RKC: an explicit solver for parabolic PDEs", J. Comp. Appl.
-        Math. 88 (1998) 315-326; equation numbers in the code refer to it.
+        Math. 88 (1998) 315-326; equation numbers in the code refer to it. Order 1: Verwer,
+        Hundsdorfer, Sommeijer, Numer. Math. 57 (1990) 157-178.
     """
 
-    order = 2
     error_order = 3
-    adaptive = True
 
     def __init__(
         self,
-        rtol: float = 3e-3,
-        atol: float = 5e-6,
+        rtol: float | None = None,
+        atol: float | None = None,
         first_step_size: float | None = None,
         safety_factor: float = 0.8,
         min_step_size_factor: float = 0.1,
         max_step_size_factor: float = 10.0,
-        max_num_steps: int = 4096,
+        max_num_steps: int | None = None,
         max_num_stages: int = 1000,
         num_stages: int | None = None,
         refresh_every: int = 3,
         power_iterations: int = 50,
+        step_size: float | None = None,
+        order: int = 2,
         make_adjoint_solver_fn: AdjointSolverFn | None = None,
         validate_args: bool = False,
         name: str = "runge_kutta_chebyshev",
     ) -> None:
-        OneStepSolver.__init__(
-            self,
-            make_adjoint_solver_fn=make_adjoint_solver_fn,
-            validate_args=validate_args,
-            name=name,
+        ChebyshevSteps.__init__(self, make_adjoint_solver_fn, validate_args, name)
+        self.order, self.adaptive = order, step_size is None
+        if step_size is None:
+            StepSizeControl.__init__(
+                self,
+                rtol=3e-3 if rtol is None else rtol,
+                atol=5e-6 if atol is None else atol,
+                first_step_size=first_step_size,
+                safety_factor=safety_factor,
+                min_step_size_factor=min_step_size_factor,
+                max_step_size_factor=max_step_size_factor,
+                max_num_steps=4096 if max_num_steps is None else max_num_steps,
+            )
+        else:
+            check_fixed_steps(step_size, max_num_steps)
+            self.step_size, self.max_num_steps = float(step_size), max_num_steps
+        _check_kind_of_steps(
+            self.adaptive,
+            order,
+            num_stages,
+            {"rtol": rtol, "atol": atol, "first_step_size": first_step_size},
         )
-        StepSizeControl.__init__(
-            self,
-            rtol=rtol,
-            atol=atol,
-            first_step_size=first_step_size,
-            safety_factor=safety_factor,
-            min_step_size_factor=min_step_size_factor,
-            max_step_size_factor=max_step_size_factor,
-            max_num_steps=max_num_steps,
-        )
-        at_least = {
-            "max_num_stages": (max_num_stages, 2),
-            "num_stages": (2 if num_stages is None else num_stages, 2),
-            "refresh_every": (refresh_every, 1),
-            "power_iterations": (power_iterations, 1),
-        }
-        for argument, (value, least) in at_least.items():
-            if value < least:
-                raise UsageError(f"Expected {argument} to be at least {least}, got {value}.")
+        _require_at_least("max_num_stages", max_num_stages, 2)
+        _require_at_least("num_stages", order if num_stages is None else num_stages, order)
+        _require_at_least("refresh_every", refresh_every, 1)
+        _require_at_least("power_iterations", power_iterations, 1)
         self.max_num_stages = int(num_stages or max_num_stages)
         self.num_stages = num_stages
-        self.refresh_every = int(refresh_every)
-        self.power_iterations = int(power_iterations)
-        self._coefficients: Table | Callable[..., Coefficients] = coefficients
+        self.refresh_every, self.power_iterations = int(refresh_every), int(power_iterations)
+        # Few coefficients are read from a table; many are computed as they are needed.
+        self._coefficients = Table([num_stages], order) if num_stages else coefficients
 
     def bounded(self, max_num_stages: int) -> RungeKuttaChebyshev:
         if self.num_stages is not None or self.max_num_stages <= max_num_stages:
@@ -135,105 +146,17 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
 
     def tabulated(self, max_num_stages: int) -> RungeKuttaChebyshev:
         """Returns this method, limited as `bounded`, which reads its coefficients from a table."""
+        if self.num_stages is not None:
+            return self
         tabulated = copy.copy(self.bounded(max_num_stages))
-        tabulated._coefficients = Table(tabulated.max_num_stages)  # noqa: SLF001 - its own class
+        tabulated._coefficients = Table(range(2, tabulated.max_num_stages + 1))  # noqa: SLF001 - its own class
         return tabulated
-
-    # -- one step -------------------------------------------------------------------------------
-
-    def step(
-        self,
-        system: System,
-        time: tf.Tensor,
-        state: tf.Tensor,
-        derivative: tf.Tensor,
-        known: tf.Tensor,
-        step_size: tf.Tensor,
-        num_stages: tf.Tensor,
-        rows: Rows | None = None,
-        row: tf.Tensor | int = 0,
-    ) -> Step:
-        h, h_column = step_size, step_size[:, tf.newaxis]
-
-        def stage(
-            j: tf.Tensor,
-            y: tf.Tensor,
-            y_before: tf.Tensor,
-            f0: tf.Tensor,
-            f: tf.Tensor,
-            rows: Rows | tuple[()],
-        ) -> tuple[tf.Tensor | Rows | tuple[()], ...]:
-            if isinstance(rows, Rows):
-                at = tf.where(j > 0, tf.minimum(row + j - 1, rows.last), rows.last)
-                rows = rows.write(at, y)
-            c = self._coefficients(num_stages, j, state.dtype)
-            # Y_j of equations (2.2), (2.3)
-            new = (
-                (1 - c.mu - c.nu) * state
-                + c.mu * y
-                + c.nu * y_before
-                + h_column * (c.mu_tilde * f + c.gamma_tilde * f0)
-            )
-            f = system.derivative(time + h * c.c, new)
-            return j + 1, new, _copy(y, j), tf.where(j == 0, f, f0), f, rows
-
-        # Stage 0 only evaluates f at the start, if it is not known.
-        most = tf.reduce_max(num_stages)
-        start = (tf.cast(known, tf.int32), state, state, derivative, derivative)
-        _, new_state, _, derivative, new_derivative, written = tf.while_loop(
-            lambda j, *_: j <= most,
-            stage,
-            (*start, () if rows is None else rows),
-            maximum_iterations=self.max_num_stages + 1,
-        )
-        # Equation (2.8), the error of a step
-        error = 0.8 * (state - new_state) + 0.4 * h_column * (derivative + new_derivative)
-        return Step(new_state, derivative, new_derivative, error, written or None)
-
-    def step_vjp(
-        self,
-        system: System,
-        time: tf.Tensor,
-        step_size: tf.Tensor,
-        num_stages: tf.Tensor,
-        rows: Rows,
-        row: tf.Tensor,
-        cotangent: tf.Tensor,
-        constants: tuple[tf.Tensor, ...],
-    ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
-        # The recursion of `step`, backwards. `y_bar` is the cotangent of Y_j, and `pending` is the
-        # part of that of Y_{j-1} from Y_{j+1}. Y_0 and F_0 enter every stage: theirs are sums.
-        h = step_size[:, tf.newaxis]
-
-        def stage(
-            j: tf.Tensor,
-            y_bar: tf.Tensor,
-            pending: tf.Tensor,
-            y0_bar: tf.Tensor,
-            f0_bar: tf.Tensor,
-            constants: tuple[tf.Tensor, ...],
-        ) -> tuple[tf.Tensor | tuple[tf.Tensor, ...], ...]:
-            c = coefficients(num_stages, j, cotangent.dtype)
-            f_bar = c.mu_tilde * h * y_bar + tf.cast(j == 1, h.dtype) * f0_bar
-            at = time + step_size * stage_time(num_stages, j - 1, cotangent.dtype)
-            from_f, from_constants = system.vjp(at, rows.read(row + j - 1), f_bar)
-            constants = tuple(a + b for a, b in zip(constants, from_constants, strict=True))
-            y0_bar += (1 - c.mu - c.nu) * y_bar
-            f0_bar += c.gamma_tilde * h * y_bar
-            return j - 1, pending + c.mu * y_bar + from_f, c.nu * y_bar, y0_bar, f0_bar, constants
-
-        zero = tf.zeros_like(cotangent)
-        _, y_bar, _, y0_bar, _, constants = tf.while_loop(
-            lambda j, *_: j >= 1,
-            stage,
-            (tf.reduce_max(num_stages), cotangent, zero, zero, zero, constants),
-            maximum_iterations=self.max_num_stages,
-        )
-        return y_bar + y0_bar, constants
 
     # -- step size and number of stages -----------------------------------------------------------
 
-    def initial_memory(self, state: tf.Tensor) -> _Memory:
+    def initial_memory(self, state: tf.Tensor) -> Memory:
+        if not self.adaptive:
+            return ()
         # Any vector works that is not orthogonal to an eigenvector. (Random numbers would work
         # too, but XLA takes a second to compute them when it compiles.)
         pattern = tf.sin(tf.range(1, state.shape[1] + 1, dtype=state.dtype) ** 2)
@@ -249,7 +172,9 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
         memory: Memory,
         rejected: tf.Tensor,
         active: tf.Tensor,
-    ) -> tuple[_Memory, tf.Tensor]:
+    ) -> tuple[Memory, tf.Tensor]:
+        if not self.adaptive:
+            return super().refresh(system, time, state, memory, rejected, active)
         radius, vector, age = memory
         wanted = active & (rejected | (age >= self.refresh_every))
 
@@ -282,13 +207,33 @@ class RungeKuttaChebyshev(StepSizeControl, OneStepSolver):
         return tf.clip_by_value(stages, 2, self.max_num_stages)
 
     def spectral_radius(self, memory: Memory, like: tf.Tensor) -> tf.Tensor:
-        del like
-        return _Memory(*memory).radius
+        return _Memory(*memory).radius if self.adaptive else tf.zeros_like(like)
 
 
-def _copy(y: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
-    """Returns a copy of y, by an operation that no compiler can drop; j >= 0.
+def _require_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UsageError(f"Expected {name} to be at least {least}, got {value}.")
 
-    LiteRT overwrites a variable of a loop before it hands it on as another one.
-    """
-    return tf.where(j < 0, tf.zeros_like(y), y)
+
+def _check_kind_of_steps(
+    adaptive: bool, order: int, num_stages: int | None, tolerances: Mapping[str, float | None]
+) -> None:
+    """Raises UsageError if arguments are for adaptive steps, and others for fixed ones."""
+    if order not in (1, 2):
+        raise UsageError(f"Expected order to be 1 or 2, got {order}.")
+    if adaptive and order == 1:
+        raise UsageError(
+            "Expected step_size and num_stages with order=1, whose steps have no error estimate, "
+            "got no step_size; pass both, or order=2."
+        )
+    if not adaptive and num_stages is None:
+        raise UsageError(
+            "Expected num_stages with step_size, got none; pass the stages of a step, or leave "
+            "step_size out for steps that the solver chooses."
+        )
+    given = [name for name, value in tolerances.items() if value is not None]
+    if not adaptive and given:
+        raise UsageError(
+            f"Expected {' and '.join(given)} or step_size, got both; with a step_size there is no "
+            "error control, so leave one of them out."
+        )

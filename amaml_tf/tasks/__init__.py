@@ -12,6 +12,7 @@ from amaml_tf.tasks.images.omniglot import OmniglotFamily as OmniglotFamily
 from amaml_tf.tasks.images.cifar_fs import CifarFewShotFamily as CifarFewShotFamily
 from amaml_tf.tasks.images.tfds_images import TfdsImagesFamily as TfdsImagesFamily
 from amaml_tf.tasks.images.image_folder import ImageFolderFamily as ImageFolderFamily
+from amaml_tf.tasks.tokens.topics import TopicsFamily as TopicsFamily
 from amaml_tf.tasks.ratings.movielens import MovieLensFamily as MovieLensFamily
 from amaml_tf.tasks.ratings.ratings_csv import RatingsFileFamily as RatingsFileFamily
 

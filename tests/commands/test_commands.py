@@ -66,6 +66,29 @@ def test_train_then_evaluate(call, capsys, workdir):
     assert set(numbers["after"]) == {"loss", "rmse"}
 
 
+def test_a_profile_has_a_trace_of_the_meta_steps(call, tmp_path):
+    folder = tmp_path / "traced"
+    arguments = (f"--workdir={folder}", "--num_meta_steps=4", "--profile=2")
+    assert call(train_command, *TINY, *arguments) is None
+    (trace,) = folder.glob("tensorboard/plugins/profile/*/*.xplane.pb")
+    assert trace.read_bytes().count(b"meta_step") >= 1
+    assert "4," in (folder / "log.csv").read_text()
+
+
+def test_gpus_take_memory_as_they_need_it_and_tf32_if_asked(monkeypatch, new_flags):
+    grown: dict[str, bool] = {}
+    seen: list[bool] = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind}:0"])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grown.__setitem__)
+    monkeypatch.setattr(tf.config.experimental, "enable_tensor_float_32_execution", seen.append)
+    for arguments in ([], ["--tf32"]):
+        with flagsaver.flagsaver():
+            running.FLAGS(["amaml", *arguments])
+            running._prepare_gpus()
+    assert grown == {"GPU:0": True}
+    assert seen == [False, True]
+
+
 def test_a_finished_run_says_so(call, workdir, capsys):
     assert call(train_command, *TINY, f"--workdir={workdir}", "--num_meta_steps=3") is None
     assert "is finished: 3 meta-steps are done" in capsys.readouterr().out

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import ops
 
 from amaml_tf.functional import keras_patches
 
@@ -65,20 +66,61 @@ def test_upstream_batch_normalization_stores_a_moving_average():
     np.testing.assert_allclose(made.moving_mean, 0.1 * np.mean(X, axis=0))
 
 
+@pytest.fixture
+def as_with_a_gpu(monkeypatch):
+    found = tf.config.list_logical_devices
+
+    def devices(kind=None):
+        return ["GPU:0"] if kind == "GPU" else found(kind)
+
+    monkeypatch.setattr(tf.config, "list_logical_devices", devices)
+
+
+def operations_of(made):
+    """The operations of a recurrent layer, traced."""
+    made.build((None, 4, 3))
+    traced = tf.function(made, autograph=False).get_concrete_function(tf.TensorSpec([2, 4, 3]))
+    definition = traced.graph.as_graph_def()
+    nodes = [node for function in definition.library.function for node in function.node_def]
+    return {node.op for node in [*definition.node, *nodes]}
+
+
+RECURRENT = pytest.mark.parametrize("kind", [keras.layers.LSTM, keras.layers.GRU])
+
+
+@RECURRENT
+@pytest.mark.usefixtures("as_with_a_gpu")
+def test_upstream_takes_kernels_without_second_derivatives_on_a_gpu(kind):
+    assert "CudnnRNNV3" in operations_of(kind(2))
+    with pytest.raises(LookupError):
+        ops.gradient_registry.lookup("CudnnRNNBackpropV3")
+
+
 # -- the patches --------------------------------------------------------------------------------
 
 
 def test_moments_have_right_second_derivatives():
     direction = tf.constant(np.random.default_rng(1).normal(size=X.shape))
-    with keras_patches.twice_differentiable_moments():
+    with keras_patches.twice_differentiable():
         found = curvature_of_the_variance(direction)
     np.testing.assert_allclose(found, exact_curvature_of_the_variance(direction), rtol=1e-12)
+
+
+@RECURRENT
+@pytest.mark.usefixtures("as_with_a_gpu")
+def test_recurrent_layers_have_second_derivatives_on_a_gpu(kind):
+    with keras_patches.twice_differentiable():
+        found = operations_of(kind(2))
+        assert "While" in found or "StatelessWhile" in found
+        assert not any(name.startswith("Cudnn") for name in found)
+        with pytest.raises(ValueError, match="use_cudnn=True"):
+            operations_of(kind(2, use_cudnn=True))
 
 
 @pytest.mark.parametrize("keepdims", [False, True])
 def test_moments_have_the_values_and_shapes_of_tensorflow(keepdims):
     expected = tf.nn.moments(X, [0], keepdims=keepdims)
-    with keras_patches.twice_differentiable_moments():
+    with keras_patches.twice_differentiable():
         found = tf.nn.moments(X, [0], keepdims=keepdims)
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape

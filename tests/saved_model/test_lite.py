@@ -21,6 +21,7 @@ interpreter = pytest.importorskip(
 SOLVERS = {
     "gradient_descent": amaml.solvers.GradientDescent(0.005),
     "runge_kutta_chebyshev": amaml.solvers.RungeKuttaChebyshev(),
+    "stabilised": amaml.solvers.RungeKuttaChebyshev(step_size=0.25, num_stages=5),
     "dormand_prince": amaml.solvers.DormandPrince(),
 }
 
@@ -49,7 +50,7 @@ def predicted_later(lite, x, y, query_x):
 @pytest.mark.parametrize("family", ["sinusoid", "alpine"])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_answers_of_regressors_are_those_of_the_learner(name, family):
-    if (name, family) == ("dormand_prince", "alpine"):
+    if (name, family) in (("dormand_prince", "alpine"), ("stabilised", "alpine")):
         pytest.skip("one family is enough for this solver")
     if family == "sinusoid":
         tasks = amaml.tasks.SinusoidFamily(num_support=10, num_query=7)

@@ -24,6 +24,7 @@ save_initialization = functools.partial(saved_model.save_initialization, check=F
 
 GRADIENT_DESCENT = amaml.solvers.GradientDescent(0.05)
 CHEBYSHEV = amaml.solvers.RungeKuttaChebyshev()
+STABILISED = amaml.solvers.RungeKuttaChebyshev(step_size=0.5, num_stages=4, name="stabilised")
 
 
 def learner_of(model, loss="mse", solver=GRADIENT_DESCENT, batch_statistics=True, **learned):
@@ -60,7 +61,7 @@ def exported(tmp_path_factory):
 
 @pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("solver", [GRADIENT_DESCENT, CHEBYSHEV], ids=lambda s: s.name)
+@pytest.mark.parametrize("solver", [GRADIENT_DESCENT, CHEBYSHEV, STABILISED], ids=lambda s: s.name)
 def test_export_predicts_as_the_adapted_model(tmp_path, solver, dtype):
     learner = learner_of(small_model(dtype), solver=solver)
     served = tf.saved_model.load(save_initialization(learner, tmp_path))

@@ -12,13 +12,29 @@ import tensorflow_probability as tfp
 import amaml_tf as amaml
 from amaml_tf import solvers
 
-every_solver = pytest.mark.parametrize("name", solvers.REGISTRY)
+
+def needs_step_size(kind: Any) -> bool:
+    parameter = inspect.signature(kind).parameters.get("step_size")
+    return parameter is not None and parameter.default is parameter.empty
+
+
+# What makes each solver, beside its name in the registry. One has two kinds of steps.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    name: {"step_size": 0.02} if needs_step_size(kind) else {}
+    for name, kind in solvers.REGISTRY.items()
+}
+for order in (1, 2):
+    ARGUMENTS[f"runge_kutta_chebyshev of order {order}"] = {
+        "step_size": 0.02,
+        "num_stages": 3,
+        "order": order,
+    }
+
+every_solver = pytest.mark.parametrize("name", ARGUMENTS)
 
 
 def make(name: str) -> tfp.math.ode.Solver:
-    kind = solvers.REGISTRY[name]
-    fixed = "step_size" in inspect.signature(kind).parameters
-    return kind(step_size=0.02) if fixed else kind()
+    return solvers.REGISTRY[name.split()[0]](**ARGUMENTS[name])
 
 
 @every_solver
@@ -65,7 +81,11 @@ def test_its_meta_gradient_is_near_to_the_closed_form(name):
 
 @every_solver
 def test_it_can_be_chosen_by_its_name(name):
-    given: dict[str, Any] = {"step_size": 0.02} if hasattr(make(name), "step_size") else {}
+    given = dict(ARGUMENTS[name])
+    if "order" in given:
+        given["solver_order"] = given.pop("order")
     adjoint = None if isinstance(make(name), solvers.OneStepSolver) else "continuous"
-    flow = amaml.Experiment(solver=name, adjoint=adjoint, **given).make_flow()
+    flow = amaml.Experiment(solver=name.split()[0], adjoint=adjoint, **given).make_flow()
     assert type(flow.solver) is type(make(name))
+    for argument, value in ARGUMENTS[name].items():
+        assert getattr(flow.solver, argument) == value

@@ -43,6 +43,10 @@ def equal_steps(solver, system, y0, final_time, num_stages):
         (solvers.RungeKutta4(1.0), 4, 4),
         (solvers.DormandPrince(), 6, 5),
         *((solvers.RungeKuttaChebyshev(num_stages=s), s, 2) for s in (2, 5, 20, 50)),
+        *(
+            (solvers.RungeKuttaChebyshev(step_size=1.0, num_stages=s, order=order), s, order)
+            for order, s in ((1, 1), (1, 10), (2, 2), (2, 10))
+        ),
     ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
@@ -260,7 +264,7 @@ def test_wrong_arguments_are_named(make, sentence):
 
 
 def test_coefficients_from_a_table_are_those_of_the_closed_form():
-    table = chebyshev_coefficients.Table(12)
+    table = chebyshev_coefficients.Table(range(2, 13))
     num_stages = tf.constant([2, 5, 12])
     for j in range(14):
         expected = chebyshev_coefficients.coefficients(num_stages, tf.constant(j), tf.float64)

@@ -94,7 +94,8 @@ def test_batches_have_the_announced_shapes(family):
         targets = () if family.kind == "classification" else (family.num_outputs,)
         assert support_y.shape == (4, num_support, *targets)
         assert query_y.shape == (4, num_query, *targets)
-        assert support_x.dtype == query_x.dtype == tf.float32
+        inputs = tf.int32 if hasattr(family, "vocabulary_size") else tf.float32
+        assert support_x.dtype == query_x.dtype == inputs
         expected = tf.int32 if family.kind == "classification" else tf.float32
         assert support_y.dtype == query_y.dtype == expected
 
@@ -195,6 +196,7 @@ def test_registry_names_families():
         "cifar_fs",
         "tfds",
         "image_folder",
+        "topics",
         "movielens_100k",
         "movielens_1m",
         "ratings_csv",
