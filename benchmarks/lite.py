@@ -19,7 +19,6 @@ import numpy as np
 
 import amaml_tf as amaml
 from amaml_tf.commands import flags, running
-from amaml_tf.episodes import Episodes
 from amaml_tf.experiment import Experiment
 from amaml_tf.saved_model.lite import lite_model
 from amaml_tf.tasks import TaskFamily
@@ -55,8 +54,7 @@ def main(kind: type[Experiment] = Experiment) -> None:
 
 def tasks_of(family: TaskFamily) -> list[Task]:
     """Returns five unseen tasks."""
-    episodes: Episodes = next(iter(family.episodes("test", batch_size=5, num_batches=1)))
-    (x, y), (query_x, _) = episodes
+    (x, y), (query_x, _) = next(iter(family.episodes("test", batch_size=5, num_batches=1)))
     arrays = x.numpy(), y.numpy(), query_x.numpy()
     return list(zip(*arrays, strict=True))
 
