@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ def evaluate(
     steps: Sequence[int] | None = None,
     task_indices: np.ndarray | None = None,
     all_layers: bool = False,
+    query_statistics: str = "support",
 ) -> Evaluation:
     """Adapts to the support sets of episodes and evaluates on their query sets.
 
@@ -48,6 +50,11 @@ def evaluate(
             the estimates are then over tasks. None: every episode is a different task.
         all_layers: whether the optimizer trains all layers, not only those that the algorithm
             adapts.
+        query_statistics: whose statistics batch normalization uses in the predictions for a query
+            set, before and after adaptation: "support", those of the support set (default), so
+            that the prediction for a query does not depend on the other queries, or "batch", those
+            of the query set (the transductive setting of the papers). A learner with
+            `batch_statistics=False` uses the stored ones.
 
     Returns:
         An `Evaluation`. Its curve begins at 0, before adaptation.
@@ -56,7 +63,9 @@ def evaluate(
         UsageError: there are too few episodes, or times, optimizer and steps do not fit together.
         AdaptationError: the adaptation of a task fails, and the learner does not drop such tasks.
     """
-    evaluator = Evaluator(learner, metrics, times, optimizer, steps, all_layers)
+    evaluator = Evaluator(
+        learner, metrics, times, optimizer, steps, all_layers, query_statistics=query_statistics
+    )
     return evaluator(episodes, num_episodes, task_indices)
 
 
@@ -75,8 +84,11 @@ class Evaluator:
         optimizer: keras.optimizers.Optimizer | None = None,
         steps: Sequence[int] | None = None,
         all_layers: bool = False,
+        *,
+        query_statistics: str = "support",
     ) -> None:
-        self._make_way = way_of(learner, times, optimizer, steps, all_layers)
+        self._make_way = way_of(learner, times, optimizer, steps, all_layers, query_statistics)
+        self._query_statistics = _used_statistics(learner, query_statistics)
         self._measure = per_episode(metrics)
 
     def __call__(
@@ -106,7 +118,16 @@ class Evaluator:
                 "for fewer."
             )
         whole = tf.nest.map_structure(lambda *parts: np.concatenate(parts)[:num_episodes], *batches)
-        return _summary(whole, way, task_indices)
+        found = _summary(whole, way, task_indices)
+        return dataclasses.replace(found, query_statistics=self._query_statistics)
+
+
+def _used_statistics(learner: MetaLearner, asked: str) -> str | None:
+    """Returns whose statistics are used on query sets; None without batch normalization."""
+    layers = learner.model._flatten_layers()  # noqa: SLF001 - Keras has no public recursive list
+    if not any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers):
+        return None
+    return asked if learner.batch_statistics else "stored"
 
 
 def _values(way: Way, batch: Episodes, measure: Measure) -> dict[str, Any]:

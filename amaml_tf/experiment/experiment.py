@@ -150,6 +150,7 @@ class Experiment(RunSettings):
             optimizer=self.make_eval_optimizer(),
             steps=self.eval_steps or None,
             all_layers=bool(self.eval_all_layers),
+            query_statistics=self.query_statistics,
         )
 
     def measure(

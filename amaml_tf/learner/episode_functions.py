@@ -63,15 +63,23 @@ class EpisodeFunctions:
         self._check(result.diagnostics)
         return result
 
-    def predict_episodes(self, episodes: Episodes) -> Predictions:
+    def predict_episodes(
+        self, episodes: Episodes, *, query_statistics: str = "batch"
+    ) -> Predictions:
         """Returns query losses and outputs of a batch of episodes, before and after adaptation.
+
+        Args:
+            episodes: a batch.
+            query_statistics: whose statistics batch normalization uses on the query sets: "batch",
+                those of the queries (default, as in training), or "support", those of the support
+                sets (as the models of `adapt`).
 
         Raises:
             AdaptationError: as in `fit`.
         """
         episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
         check_episodes(episodes)
-        predictions = self._programs.predict(episodes)
+        predictions = self._programs.predict(episodes, query_statistics)
         self._check(predictions.diagnostics)
         return predictions
 
@@ -85,13 +93,20 @@ class EpisodeFunctions:
         _ = self.function
         return self._programs.execution
 
-    def predict_before(self, episodes: Episodes) -> tuple[tf.Tensor, Outputs]:
-        """Returns query losses `[B]` and outputs of the initialization itself."""
+    def predict_before(
+        self, episodes: Episodes, *, query_statistics: str = "batch"
+    ) -> tuple[tf.Tensor, Outputs]:
+        """Returns query losses `[B]` and outputs of the initialization itself.
+
+        Arguments: see `predict_episodes`.
+        """
         episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
         check_episodes(episodes)
-        return self._programs.query_before(episodes, self.function.state())
+        return self._programs.query_before(episodes, self.function.state(), query_statistics)
 
-    def predict_along(self, episodes: Episodes, times: Sequence[float]) -> Iterator[Point]:
+    def predict_along(
+        self, episodes: Episodes, times: Sequence[float], *, query_statistics: str = "batch"
+    ) -> Iterator[Point]:
         """Yields a `Point` for each of the `times` of one adaptation of a batch of episodes.
 
         The flow is solved from each time to the next, each stretch with its own steps. All points
@@ -100,14 +115,22 @@ class EpisodeFunctions:
         Args:
             episodes: a batch of episodes.
             times: above 0, in increasing order.
+            query_statistics: see `predict_episodes`.
 
         Raises:
             AdaptationError: as in `fit`.
         """
         episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
         check_episodes(episodes)
+        programs = self._programs
         yield from points_along(
-            self.function, self._programs.advance, episodes, times, self.on_failure
+            self.function,
+            programs.advance,
+            programs.query,
+            episodes,
+            times,
+            self.on_failure,
+            query_statistics,
         )
 
     def adapt(self, support: Examples) -> keras.Model:

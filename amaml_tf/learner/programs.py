@@ -21,6 +21,7 @@ from amaml_tf.flow import failure
 from amaml_tf.functional import execution
 from amaml_tf.functional.execution import Execution
 from amaml_tf.functional.model import FunctionalModel, State
+from amaml_tf.functional.query_statistics import Queries
 from amaml_tf.learner.curves import Predictions
 from amaml_tf.learner.registered_gradients import RegisteredGradients
 from amaml_tf.solvers.diagnostics import Diagnostics
@@ -62,6 +63,8 @@ class Programs:
         self._algorithm = algorithm
         self._task_clip_norm = task_clip_norm
         self._one_task = function.side_by_side()
+        #: Query losses and outputs of a batch of tasks.
+        self.query = Queries(function)
         self._ways = list(ways)
         self._restricted = restricted
         self._run_eagerly = run_eagerly
@@ -141,21 +144,23 @@ class Programs:
         arguments = support, state, adapted, stretch, longest
         return self._settled("advance", *arguments)(*arguments)
 
-    def query_before(self, episodes: Episodes, state: State) -> tuple[tf.Tensor, Outputs]:
+    def query_before(
+        self, episodes: Episodes, state: State, query_statistics: str = "batch"
+    ) -> tuple[tf.Tensor, Outputs]:
         """Returns query losses and outputs of the initialization itself."""
         if not self._tried:
             self._settled("adapt", episodes[0], state)
         start = self._function.initialization(number_of_tasks(episodes))
-        return self._function.query(*start, state, *episodes[1])
+        return self.query(*start, state, episodes, query_statistics)
 
-    def predict(self, episodes: Episodes) -> Predictions:
+    def predict(self, episodes: Episodes, query_statistics: str = "batch") -> Predictions:
         """Returns query losses and outputs before and after adaptation."""
         function, state = self._function, self._function.state()
         adapted, diagnostics = self.adapt(episodes[0], state)
         held = function.initialization(number_of_tasks(episodes)).held
-        after = function.query(adapted, held, state, *episodes[1])
+        after = self.query(adapted, held, state, episodes, query_statistics)
         dropped = tf.reduce_sum(tf.cast(~arrived(diagnostics, after[0]), tf.int32))
-        before = self.query_before(episodes, state)
+        before = self.query_before(episodes, state, query_statistics)
         return Predictions(before, after, MetaDiagnostics(diagnostics, None, dropped))
 
     def adapt_one(self, support: Examples, state: State) -> tuple[list[tf.Tensor], Diagnostics]:

@@ -8,7 +8,7 @@ import pytest
 from serving_data import EXPORT, examples
 
 from amaml_tf import load_initialization
-from amaml_tf.saved_model.lite import lite_model, write_lite
+from amaml_tf.saved_model.lite import LITE_MODEL, lite_model
 
 BLOCKS = re.findall(r"```python\n(.*?)```", (EXPORT / "README.md").read_text(), re.DOTALL)
 
@@ -30,7 +30,8 @@ def test_programs(place, served, number):
     x, y = examples(12)
     if "ai_edge_litert" in block:
         pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not there")
-        write_lite(lite_model(served[0], 12), served[1] / "1")
+        path = served[1] / "1" / "assets.extra" / LITE_MODEL
+        path.write_bytes(lite_model(served[0], 12))
     exec(block, {"x": x, "y": y, "support_x": x, "support_y": y, "query_x": x})
 
 
