@@ -32,8 +32,9 @@ from client_grpc import Client
 
 HERE = pathlib.Path(__file__).parent
 CLIENTS = 8
+MANY = examples(100_000)
 MALFORMED = ("rows", "rank", "width", "empty")
-HOSTILE = ("NaN", "huge", "overflow", "many")
+HOSTILE = ("NaN", "huge", "overflow", "many", "queries")
 
 # Writes versions one after another, and says so before each, so that it can be killed in it.
 EXPORTER = """
@@ -61,7 +62,8 @@ def inputs_of(kind: str, seed: int) -> dict[str, np.ndarray]:
         "NaN": (x, y * np.nan, query_x),
         "huge": (x, y * 1e4, query_x),  # adaptation goes on until the bound
         "overflow": (x, y * 1e30, query_x),
-        "many": (*(examples(100_000) if kind == "many" else (x, y)), query_x),
+        "many": (*MANY, query_x),
+        "queries": (x, y, MANY[0]),
     }[kind]
     return dict(zip(("support_x", "support_y", "query_x"), given, strict=True))
 
