@@ -109,7 +109,7 @@ class Outcomes:
     def send_while(
         self, exporters: Exporters, server: ServerProcess, requests: int, versions: int, kills: int
     ) -> float:
-        """Sends requests, and more of them until all versions are written and loaded.
+        """Sends requests, spread over the time in which versions are written, until all are loaded.
 
         Returns the memory of the server after the first tenth, before any version is written.
         """
@@ -118,10 +118,13 @@ class Outcomes:
         with concurrent.futures.ThreadPoolExecutor(1) as other:
             exporting = other.submit(exporters.run, versions, kills)
             while not exporting.done() or self.count < requests:
-                self.send(server.address, requests // 10)
+                share = len(numbers(exporters.folder)) / (versions + 1)
+                if exporting.done() or self.count < share * requests:
+                    self.send(server.address, requests // 20)
+                time.sleep(0.1)
             exporting.result()
         server.wait_for(numbers(exporters.folder)[-1])
-        self.send(server.address, requests // 10)
+        self.send(server.address, requests // 20)
         return memory
 
     @property
