@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import os
 import pathlib
 import subprocess
@@ -87,7 +88,7 @@ def write_ratings(number: int, folder: pathlib.Path) -> pathlib.Path:
 
 def write_characters(number: int, folder: pathlib.Path) -> pathlib.Path:
     """Writes the 20 images of each of five unseen characters."""
-    family = OmniglotFamily(data_dir=flags.FLAGS.data_dir, num_query=19)
+    family = _omniglot(flags.FLAGS.omniglot_data_dir or flags.FLAGS.data_dir)
     episodes = family.episodes("test", batch_size=1, seed=number)
     examples = next(iter(episodes.take(1)))
     for part, (x, y) in zip(("support", "query"), examples, strict=True):
@@ -97,6 +98,11 @@ def write_characters(number: int, folder: pathlib.Path) -> pathlib.Path:
             pixels = 255 - 255 * image  # black ink on white paper, as in the files
             keras.utils.save_img(own / f"{part}_{place}.png", pixels, scale=False)
     return folder
+
+
+@functools.cache
+def _omniglot(data_dir: str) -> OmniglotFamily:
+    return OmniglotFamily(data_dir=data_dir, num_query=19)
 
 
 def _write_rows(path: pathlib.Path, names: list[str], rows: object) -> pathlib.Path:
@@ -217,7 +223,8 @@ if __name__ == "__main__":  # here, because tests import this beside commands wi
     flags.DEFINE_string("alpine", None, "An export of the Alpine family.")
     flags.DEFINE_string("movielens", None, "An export of MovieLens-100K.")
     flags.DEFINE_string("omniglot", None, "An export of 5-way Omniglot.")
-    flags.DEFINE_string("data_dir", None, "Where the data sets lie that tfds has prepared.")
+    flags.DEFINE_string("data_dir", None, "Where MovieLens lies, as tfds has prepared it.")
+    flags.DEFINE_string("omniglot_data_dir", None, "Where Omniglot lies; default: --data_dir.")
     flags.DEFINE_string("python", None, "A Python without this library.", required=True)
     flags.DEFINE_string("output", None, "Folder of the results.", required=True)
     flags.DEFINE_integer("tasks", 3, "Unseen tasks of each kind.", lower_bound=1)

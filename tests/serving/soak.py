@@ -32,8 +32,9 @@ from client_grpc import Client
 
 HERE = pathlib.Path(__file__).parent
 CLIENTS = 8
+MANY = examples(100_000)
 MALFORMED = ("rows", "rank", "width", "empty")
-HOSTILE = ("NaN", "huge", "overflow", "many")
+HOSTILE = ("NaN", "huge", "overflow", "many", "queries")
 
 # Writes versions one after another, and says so before each, so that it can be killed in it.
 EXPORTER = """
@@ -61,7 +62,8 @@ def inputs_of(kind: str, seed: int) -> dict[str, np.ndarray]:
         "NaN": (x, y * np.nan, query_x),
         "huge": (x, y * 1e4, query_x),  # adaptation goes on until the bound
         "overflow": (x, y * 1e30, query_x),
-        "many": (*(examples(100_000) if kind == "many" else (x, y)), query_x),
+        "many": (*MANY, query_x),
+        "queries": (x, y, MANY[0]),
     }[kind]
     return dict(zip(("support_x", "support_y", "query_x"), given, strict=True))
 
@@ -92,9 +94,11 @@ class Outcomes:
 
     def send(self, address: str, requests: int) -> None:
         """Sends requests from eight clients at once."""
+        seed = self.count
 
         def one(number: int) -> None:
-            client, chance = Client(address, "initialization"), random.Random(number)
+            client = Client(address, "initialization")
+            chance = random.Random(seed + number)
             for _ in range(requests // CLIENTS):
                 kinds = chance.choices((("good",), MALFORMED, HOSTILE), (94, 5, 1))[0]
                 self.ask(client, chance.choice(kinds), chance.randrange(5))
@@ -105,7 +109,7 @@ class Outcomes:
     def send_while(
         self, exporters: Exporters, server: ServerProcess, requests: int, versions: int, kills: int
     ) -> float:
-        """Sends requests, and more of them until all versions are written and loaded.
+        """Sends requests, spread over the time in which versions are written, until all are loaded.
 
         Returns the memory of the server after the first tenth, before any version is written.
         """
@@ -114,10 +118,13 @@ class Outcomes:
         with concurrent.futures.ThreadPoolExecutor(1) as other:
             exporting = other.submit(exporters.run, versions, kills)
             while not exporting.done() or self.count < requests:
-                self.send(server.address, requests // 10)
+                share = len(numbers(exporters.folder)) / (versions + 1)
+                if exporting.done() or self.count < share * requests:
+                    self.send(server.address, requests // 20)
+                time.sleep(0.1)
             exporting.result()
         server.wait_for(numbers(exporters.folder)[-1])
-        self.send(server.address, requests // 10)
+        self.send(server.address, requests // 20)
         return memory
 
     @property
@@ -178,9 +185,13 @@ class ServerProcess:
         self._process.wait()
 
     def wait_for(self, number: int) -> None:
-        """Waits until a version is loaded, for two minutes at most."""
-        end = time.monotonic() + 120
-        while number not in self.versions and time.monotonic() < end:
+        """Waits until a version is loaded, as long as one more is loaded every two minutes."""
+        count, end = 0, 0.0
+        while number not in self.versions:
+            if len(self.versions) > count:
+                count, end = len(self.versions), time.monotonic() + 120
+            if time.monotonic() > end:
+                return
             time.sleep(0.1)
 
     def _read(self) -> None:
@@ -264,7 +275,8 @@ def main() -> None:
         left = sorted(path.name for path in folder.iterdir())
     print(outcomes.table())
     print(f"\nSlowest refusal: {outcomes.slowest_refusal:.2f} s.")
-    print(f"Memory of the server: {memory:.0f} MiB before, {max(server.memory):.0f} at most.")
+    peaks = ", ".join(f"{max(part):.0f}" for part in np.array_split(server.memory, 8))
+    print(f"Memory of the server: {memory:.0f} MiB with one version, then at most {peaks} MiB.")
     print(f"Versions written: {len(written)}, of which the server missed {len(missed)}.")
     print(f"Left by --keep_versions=5 and its cleaning: {', '.join(left)}.")
     sys.exit(bool(not outcomes.all_as_they_should_be or missed or len(left) != 5))
