@@ -4,9 +4,10 @@
 
 A meta-gradient of five steps of gradient descent: by the discrete adjoint; by the unrolled one,
 which keeps the activations; and by a plain program, a Python loop over the steps under a
-`tf.GradientTape`, task by task or vectorised as the learner is. Seconds are medians of calls in
-turn in one process. Memory is the peak of later calls over what was resident before. Every model
-has a process of its own. Writes few_steps.json.
+`tf.GradientTape`. All of them run task by task, without XLA, which takes minutes to compile such
+unrolled programs; `--jit_compile=auto` leaves the choice to the learner. Seconds are medians of
+calls in turn in one process. Memory is the peak of later calls over what was resident before. Every
+model has a process of its own. Writes few_steps.json.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _STEP_SIZE, _NUM_STEPS, _NUM_TASKS = 0.01, 5, 2
 WAYS = ("discrete", "unrolled", "plain")
 
 _OUTPUT = flags.DEFINE_string("output", "benchmark_results", "Folder for few_steps.json.")
+_JIT_COMPILE = flags.DEFINE_enum("jit_compile", "off", ["auto", "off"], "How to execute them.")
 _RUN = flags.DEFINE_string("run", None, "Used by the program itself: the model to measure.")
 
 
@@ -146,7 +148,8 @@ def calls_of(name: str) -> tuple[dict[str, Callable[[], Any]], MetaLearner]:
     for adjoint in ("discrete", "unrolled"):
         algorithm = amaml.algorithms.MAML(_STEP_SIZE, _NUM_STEPS, adjoint=adjoint)
         learners[adjoint] = amaml.MetaLearner(model, algorithm)
-        learners[adjoint].compile("sgd", loss=loss)
+        way = _JIT_COMPILE.value
+        learners[adjoint].compile("sgd", loss=loss, vectorize=way, jit_compile=way)
     calls = {
         way: lambda learner=learner: [g.numpy() for g in learner.meta_gradients(episodes).gradients]
         for way, learner in learners.items()
@@ -192,7 +195,7 @@ def main(_: list[str]) -> None:
         f"{'':14}{'way':10}{'seconds':>9}{'/ plain':>9}{'MiB':>8}{'first s':>9}{'difference':>12}"
     )
     for name in _MODELS.value:
-        row = apart("few_steps", f"--run={name}")
+        row = apart("few_steps", f"--run={name}", f"--jit_compile={_JIT_COMPILE.value}")
         if row is None:
             continue
         rows.append({"name": name, **row})

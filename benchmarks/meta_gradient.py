@@ -199,7 +199,8 @@ def main(_: list[str]) -> None:
 
     problems = [("dense", steps) for steps in flags.FLAGS.steps]
     problems += [("CNN", flags.FLAGS.cnn_steps)] if flags.FLAGS.cnn_steps else []
-    rows = []
+    rows: list[dict[str, Any]] = []
+    folder = pathlib.Path(flags.FLAGS.output)
     for network, steps in problems:
         for row in measure(network, steps):
             rows.append(row)
@@ -208,10 +209,10 @@ def main(_: list[str]) -> None:
                 f"error {row['error']:.1e}",
                 flush=True,
             )
-    folder = pathlib.Path(flags.FLAGS.output)
-    write("meta_gradient", rows, flags.FLAGS.output)
-    write_atomically(folder / "meta_gradient.md", report(rows))
-    draw(rows, folder / "meta_gradient.png")
+        # What there is so far: the next problem may take long.
+        write("meta_gradient", rows, flags.FLAGS.output)
+        write_atomically(folder / "meta_gradient.md", report(rows))
+        draw(rows, folder / "meta_gradient.png")
 
 
 if __name__ == "__main__":  # here, because tests import this beside others with such flags
