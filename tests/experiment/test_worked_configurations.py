@@ -16,7 +16,7 @@ IMAGES = ("--num_ways=3", "--num_query=1", "--num_test_query=1")
 TOKENS = ("--width=16", "--num_heads=2", "--num_blocks=1", "--vocabulary_size=50")
 SMALLER = {
     "resnet12": (*IMAGES, "--image_size=8", "--filters=2", "--num_blocks=2"),
-    "mobilenet": (*IMAGES, "--image_size=32", "--num_frozen_layers=151"),
+    "mobilenet": (*IMAGES, "--image_size=32", "--num_frozen_layers=153"),
     "transformer": (*TOKENS, "--sequence_length=16", "--num_stages=4"),
     "lora": (*TOKENS, "--sequence_length=16", "--num_stages=4", "--lora_rank=2"),
 }
