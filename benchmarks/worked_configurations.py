@@ -33,7 +33,7 @@ def main(kind: type[Experiment] = Experiment) -> None:
     size = experiment.meta_batch_size
     batches = [*family.episodes("train", batch_size=size, num_batches=_STEPS + 1)]
     before, peak = resident(), PeakMemory()
-    seconds = [seconds_of(functools.partial(learner.train_on_batch, *batch)) for batch in batches]
+    seconds = [_cpu_seconds(learner, batch) for batch in batches]
     adapted = learner.function.layout.size
     found = {
         "model": experiment.model,
