@@ -8,6 +8,8 @@ from amaml_tf.errors import UsageError
 from amaml_tf.models.initializers import initialize_kernels, load_weights
 from amaml_tf.models.registry import REGISTRY
 
+_SMALLEST = 32  # pixels that it halves five times
+
 
 @REGISTRY.register("mobilenet_v3_small")
 def mobilenet_v3_small(
@@ -37,8 +39,14 @@ def mobilenet_v3_small(
         A built Keras model, [batch, height, width, channels] -> [batch, num_classes].
 
     Raises:
-        UsageError: more layers are to be frozen than there are, or the weights do not fit.
+        UsageError: the images are smaller than 32x32, more layers are to be frozen than there are,
+            or the weights do not fit.
     """
+    if min(input_shape[:2]) < _SMALLEST:
+        raise UsageError(
+            f"Expected images of at least {_SMALLEST}x{_SMALLEST} pixels for MobileNetV3Small, got "
+            f"{tuple(input_shape[:2])}; use larger images (image_size), or --model=cnn."
+        )
     before = keras.config.dtype_policy()
     try:  # the networks of keras.applications take no dtype
         keras.config.set_dtype_policy(dtype or before)

@@ -55,7 +55,7 @@ def transformer(
     x = keras.layers.Flatten(dtype="int32")(inputs) if len(input_shape) > 1 else inputs
     length = x.shape[1]
     x = keras.layers.Embedding(vocabulary_size, width, dtype=dtype)(x)
-    x = _Positions(length, dtype=dtype)(x)
+    x = PositionVectors(length, dtype=dtype)(x)
     for _ in range(num_blocks):
         x = _block(x, width, num_heads, dtype)
     x = keras.layers.GlobalAveragePooling1D(dtype=dtype)(_normalized(x, dtype))
@@ -70,7 +70,7 @@ def transformer(
 
 
 @keras.saving.register_keras_serializable(package="amaml_tf")
-class _Positions(keras.layers.Layer):
+class PositionVectors(keras.layers.Layer):
     """Adds a learned vector to each position of a sequence."""
 
     def __init__(self, length: int, **options: object) -> None:

