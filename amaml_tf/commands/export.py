@@ -89,6 +89,7 @@ def main(kind: type[Experiment] = Experiment) -> None:
     experiment, workdir = flags.trained_experiment(kind), flags.workdir()
     folder = export_folder(_EXPORT_DIR.value or str(workdir / "export"), workdir)
     require_checkpoint(workdir)  # before the data, which can take a while
+    experiment.prepare()
     family = stored_task(workdir) or experiment.make_family()
     learner = experiment.make_learner(family)
     step = restore(learner, workdir)

@@ -12,6 +12,7 @@ from amaml_tf.aliases import PathLike
 from amaml_tf.errors import SaveError, TrainingError
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.tasks.base import TaskFamily
+from amaml_tf.tasks.late_errors import unwrapped
 from amaml_tf.training import stopping
 from amaml_tf.training.between import SaveCheckpoints
 from amaml_tf.training.checkpoints import Checkpoints
@@ -101,12 +102,13 @@ def train(
             while checkpoints.step < num_meta_steps and not is_enough:
                 step = checkpoints.step
                 stream = family.episodes("train", batch_size=meta_batch_size, seed=seed, start=step)
-                learner.fit(
-                    skipping(stream, skip_episodes, meta_batch_size, step),
-                    **_epochs(step, num_meta_steps, log_every),
-                    callbacks=every,
-                    verbose=1 if sys.stdout.isatty() else 2,
-                )
+                with unwrapped():
+                    learner.fit(
+                        skipping(stream, skip_episodes, meta_batch_size, step),
+                        **_epochs(step, num_meta_steps, log_every),
+                        callbacks=every,
+                        verbose=1 if sys.stdout.isatty() else 2,
+                    )
                 is_enough = learner.stop_training
             if checkpoints.step > first:
                 checkpoints.save()
