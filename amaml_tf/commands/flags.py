@@ -95,7 +95,7 @@ def _value(declared: Setting) -> Value:
     return setting_value(declared, FLAGS[declared.name].value)
 
 
-def setting_value(declared: Setting, parsed: Any) -> Value:
+def setting_value(declared: Setting, parsed: Value | list[str]) -> Value:
     """Returns the value of a setting from what its flag's parser gave.
 
     Raises:

@@ -11,7 +11,6 @@ from amaml_tf.errors import UsageError
 from amaml_tf.experiment import Experiment
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.tasks import TaskFamily
-from amaml_tf.tasks.late_errors import unwrapped
 from amaml_tf.training import has_checkpoint, restore
 
 
@@ -33,8 +32,7 @@ def replay_episode(
     episodes = family.episodes(
         "train", batch_size=1, seed=experiment.seed, start=number, num_batches=1
     )
-    with unwrapped():
-        batch = next(iter(episodes), None)
+    batch = next(iter(episodes), None)
     if batch is None:
         raise UsageError(
             f"Expected a training episode of number {number}, got fewer; pass a smaller "

@@ -35,5 +35,3 @@ def unwrapped() -> Iterator[None]:
             if f"{type(error).__name__}: {error}" in wrapped.message:
                 raise error from None
         raise
-    finally:
-        _raised.clear()

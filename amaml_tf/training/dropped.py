@@ -56,10 +56,10 @@ class WatchDroppedTasks(keras.callbacks.Callback):
 
     def _before(self, step: int, size: int) -> collections.deque[float]:
         """Returns the fractions of the meta-steps that the run had made before it was stopped."""
-        dropped = {
-            int(row["step"]): 1.0 if row["undone"] == "1" else len(row["episodes"].split()) / size
-            for row in self._rows.read()
-        }
+        dropped = {}
+        for row in self._rows.read():  # another program may have removed columns
+            share = len(row.get("episodes", "").split()) / size
+            dropped[int(row["step"])] = 1.0 if row.get("undone") == "1" else share
         steps = range(max(1, step - WINDOW), step)
         return collections.deque((dropped.get(each, 0.0) for each in steps), maxlen=WINDOW)
 

@@ -87,7 +87,7 @@ def train(
         Stopped: a `KeyboardInterrupt`, after a checkpoint is saved; its text says how to resume.
     """
     saving, folder = Saving(on_save_failure), pathlib.Path(workdir)
-    with stopping.caught(), locked(workdir):
+    with stopping.caught(), locked(workdir), unwrapped():
         checkpoints = Checkpoints(learner, workdir, verify=verify_checkpoints)
         first = checkpoints.resume()
         saving.require_room(folder, checkpoints.size)
@@ -102,13 +102,12 @@ def train(
             while checkpoints.step < num_meta_steps and not is_enough:
                 step = checkpoints.step
                 stream = family.episodes("train", batch_size=meta_batch_size, seed=seed, start=step)
-                with unwrapped():
-                    learner.fit(
-                        skipping(stream, skip_episodes, meta_batch_size, step),
-                        **_epochs(step, num_meta_steps, log_every),
-                        callbacks=every,
-                        verbose=1 if sys.stdout.isatty() else 2,
-                    )
+                learner.fit(
+                    skipping(stream, skip_episodes, meta_batch_size, step),
+                    **_epochs(step, num_meta_steps, log_every),
+                    callbacks=every,
+                    verbose=1 if sys.stdout.isatty() else 2,
+                )
                 is_enough = learner.stop_training
             if checkpoints.step > first:
                 checkpoints.save()
