@@ -115,7 +115,7 @@ def test_a_replay_tells_what_is_in_an_episode_and_changes_nothing(workdir, capsy
     assert f"support x  shape (3, 1), from {x.min():.6g} to {x.max():.6g}, 0 not finite" in told
     before, after = learner.predict_episodes(third).before[0], learner.predict_episodes(third).after
     words = r"Episode 5 after meta-step 6: query loss (.*) before adaptation, (.*) after; norm of"
-    numbers = re.search(words, told).groups()
+    numbers = re.findall(words, told)[0]
     np.testing.assert_allclose([float(n) for n in numbers], [before[1], after[0][1]], rtol=1e-4)
 
 

@@ -14,6 +14,7 @@ import ast
 import contextlib
 import copy
 import importlib.abc
+import importlib.machinery
 import importlib.util
 import os
 import pathlib
@@ -21,6 +22,7 @@ import random
 import signal
 import sys
 import time
+import types
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -125,12 +127,18 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         parts = mutant.path.relative_to(ROOT).with_suffix("").parts
         self._name = ".".join(parts)
 
-    def find_spec(self, name: str, path: object, target: object = None) -> object:
+    def find_spec(
+        self,
+        name: str,
+        path: Sequence[str] | None,
+        target: types.ModuleType | None = None,
+        /,
+    ) -> importlib.machinery.ModuleSpec | None:
         if name != self._name:
             return None
         return importlib.util.spec_from_file_location(name, self._mutant.path, loader=self)
 
-    def exec_module(self, module: object) -> None:
+    def exec_module(self, module: types.ModuleType) -> None:
         code = compile(self._mutant.tree, str(self._mutant.path), "exec")
         exec(code, vars(module))
 

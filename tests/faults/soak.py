@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import os
 import pathlib
 import random
@@ -44,8 +45,14 @@ def kinds(
     yield "deterministic runs", sizes.deterministic, lambda n: soaks.deterministic(runs(), n, rng)
     for name in ("train", "evaluate", "export"):
         what = f"kills before each file operation of amaml-{name}"
-        yield what, sizes.operations, lambda n, name=name: soaks.operations(runs(), n, name)
+        yield what, sizes.operations, functools.partial(_operations, runs, name)
     yield "memory over meta-steps", sizes.steps, lambda n: soaks.steps(runs().folder, n)
+
+
+def _operations(runs: Callable[[], Runs], name: str, every: int) -> Iterator[str]:
+    import soaks
+
+    return soaks.operations(runs(), every, name)
 
 
 def main() -> int:

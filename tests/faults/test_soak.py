@@ -7,15 +7,7 @@ import sys
 import project
 import pytest
 
-SIZES = (
-    "--kills=1",
-    "--signals=2",
-    "--damages=20",
-    "--disks=1",
-    "--memory=1",
-    "--clocks=1",
-    "--deterministic=1",
-)
+SIZES = ("--signals=1", "--damages=20", "--disks=1", "--deterministic=1")
 
 
 @pytest.mark.long

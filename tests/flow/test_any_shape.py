@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import amaml_tf as amaml
 
-EXAMPLES = int(os.environ.get("AMAML_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("AMAML_EXAMPLES", "6"))
 #: Stages and weights of the explicit methods.
-METHODS = {
+METHODS: dict[str, tuple[list[list[float]], list[float]]] = {
     "gradient_descent": ([[]], [1.0]),
     "heun": ([[], [1.0]], [0.5, 0.5]),
     "runge_kutta4": ([[], [0.5], [0.0, 0.5], [0.0, 0.0, 1.0]], [1 / 6, 1 / 3, 1 / 3, 1 / 6]),
@@ -91,7 +91,7 @@ def adapted(start, support, case):
     a, b = METHODS[case["method"]]
     u, h = start, case["step_size"]
     for _ in range(case["num_steps"]):
-        stages = []
+        stages: list[list[tf.Tensor]] = []
         for row in a:
             at = [
                 w + h * sum(c * k[n] for c, k in zip(row, stages, strict=True))
