@@ -15,10 +15,10 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 from absl.flags import DEFINE_integer
+from amaml_tf.evaluation.episode_measures import per_episode
 
 from amaml_tf.commands import flags, running
 from amaml_tf.evaluation import Estimate
-from amaml_tf.evaluation.episode_measures import per_episode
 from amaml_tf.experiment import Experiment
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.saved_model import save_initialization

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +21,7 @@ from absl.flags import DEFINE_bool, DEFINE_integer, DEFINE_list, DEFINE_string
 
 from amaml_tf.commands import flags, running
 from amaml_tf.commands.outputs import export_folder
+from amaml_tf.commands.reporting import stored_evaluation
 from amaml_tf.commands.run_statistics import statistics_of_run
 from amaml_tf.evaluation.results import EVALUATION_FILE
 from amaml_tf.experiment import Experiment
@@ -92,6 +93,7 @@ def main(kind: type[Experiment] = Experiment) -> None:
     experiment, workdir = _exported_experiment(kind), flags.workdir()
     folder = export_folder(_EXPORT_DIR.value or str(workdir / "export"), workdir)
     require_checkpoint(workdir)  # before the data, which can take a while
+    experiment.prepare()
     family = stored_task(workdir) or experiment.make_family()
     learner = experiment.make_learner(family)
     step = restore(learner, workdir)
@@ -158,10 +160,9 @@ def _evaluation_of(
     experiment: Experiment, workdir: pathlib.Path, step: int
 ) -> Mapping[str, Any] | None:
     """Returns the run's evaluation, if it is of this meta-step and of this way to adapt."""
-    path = workdir / EVALUATION_FILE
-    if not path.is_file():
+    found = stored_evaluation(workdir / EVALUATION_FILE)
+    if found is None:
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
     fits = found["meta_step"] == step and found["unit"] == "time"
     # Evaluations of earlier versions were transductive.
     fits &= found.get("query_statistics", "batch") in (experiment.query_statistics, "stored", None)
@@ -182,20 +183,19 @@ def _evaluations(
     trained: Experiment, experiment: Experiment, workdir: pathlib.Path
 ) -> float | None:
     """Returns how many gradient evaluations adaptation took: in the evaluation, or in training."""
-    path = workdir / EVALUATION_FILE
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if _adapt_alike(found["settings"], dataclasses.asdict(experiment)):
-            percentile = found.get("gradient_evaluations_p99")
-            if found["unit"] == "time" and percentile is not None:
-                return float(percentile)
-    path = workdir / LOG_FILE
-    if path.is_file() and _adapt_alike(dataclasses.asdict(trained), dataclasses.asdict(experiment)):
-        with path.open(newline="", encoding="utf-8") as rows:
-            return max(
-                (float(r["gradient_evaluations"]) for r in csv.DictReader(rows)), default=None
-            )
-    return None
+    found = stored_evaluation(workdir / EVALUATION_FILE)
+    if found is not None and _adapt_alike(found["settings"], dataclasses.asdict(experiment)):
+        percentile = found.get("gradient_evaluations_p99")
+        if found["unit"] == "time" and isinstance(percentile, int):
+            return float(percentile)
+    if not _adapt_alike(dataclasses.asdict(trained), dataclasses.asdict(experiment)):
+        return None
+    try:
+        with (workdir / LOG_FILE).open(newline="", encoding="utf-8") as rows:
+            counts = [float(row["gradient_evaluations"]) for row in csv.DictReader(rows)]
+    except (OSError, KeyError, TypeError, ValueError, csv.Error):
+        return None  # no log, or one that another program has changed
+    return max(filter(math.isfinite, counts), default=None)
 
 
 def _adapt_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

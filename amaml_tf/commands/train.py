@@ -52,6 +52,7 @@ def main(kind: type[Experiment] = Experiment) -> None:
         raise UsageError(
             f"Expected --validate_every with --patience={experiment.patience}, got none; pass it."
         )
+    experiment.prepare()
     family = experiment.make_family()
     learner = experiment.make_learner(family)
     if _REPLAY_EPISODE.value is not None:

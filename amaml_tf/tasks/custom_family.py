@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from amaml_tf.errors import UsageError
+from amaml_tf.tasks import late_errors
 from amaml_tf.tasks.base import SPLITS, TaskFamily
 from amaml_tf.tasks.episode_checks import (
     as_arrays,
@@ -103,8 +104,14 @@ class FunctionTasks(CustomTasks):
 
     def _stream(self, split: str, seed: int, first: int) -> tf.data.Dataset:
         def checked_episodes() -> Iterator[Episode]:
-            for episode in self._raw_episodes(split, seed, first):
-                yield self._checked(episode, split)
+            number = first
+            with late_errors.kept():
+                try:
+                    for episode in self._raw_episodes(split, seed, first):
+                        yield self._checked(episode, split)
+                        number += 1
+                except UsageError as error:
+                    raise UsageError(f"{error} (It is episode {number} of the split.)") from error
 
         return tf.data.Dataset.from_generator(checked_episodes, output_signature=self._specs[split])
 

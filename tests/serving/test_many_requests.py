@@ -1,6 +1,6 @@
 """Requests of many clients, good and bad, while versions appear and exporters are killed.
 
-`soak.py` does the same with more of everything, and with real exporters.
+`serving_soak.py` does the same with more of everything, and with real exporters.
 """
 
 import shutil
@@ -26,7 +26,7 @@ for _ in range(int(sys.argv[2])):
 @pytest.mark.long
 def test_good_ones_are_right_and_bad_ones_refused(served, client_module, tmp_path):
     pytest.importorskip("psutil", reason="psutil is not there: pip install '.[test]'")
-    import soak
+    import serving_soak as soak
 
     folder = tmp_path / "initialization"
     shutil.copytree(served[1], folder)

@@ -1,6 +1,6 @@
 """Requests of eight clients, good and bad, while versions are exported and exporters are killed.
 
-    PYTHONPATH=. python tests/serving/soak.py --requests=10000 --versions=20 --kills=10
+    PYTHONPATH=. python tests/serving/serving_soak.py --requests=10000 --versions=20 --kills=10
 
 5% of the requests are malformed, 1% hostile. The server is a process of its own, so that its memory
 is measured alone. Prints a table; the exit status is 1 if an answer was wrong, a bad request was
