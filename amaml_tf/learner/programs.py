@@ -116,12 +116,15 @@ class Programs:
         return self._settled(name, *arguments)(*arguments)
 
     def _try(self, name: str, specs: Any) -> None:
+        others = any(not way.vectorize for way in self._ways)
+
         def attempt(way: Execution) -> None:
             if way != self.execution:
                 self._arrange(way)
             if way.vectorize:
                 state, support = specs[0], specs[1][0] if name == "meta_gradients" else specs[1]
-                execution.require_vectorizable(self._function.of_one_task(support, state))
+                one = self._function.of_one_task(support, state)
+                execution.require_vectorizable(one, if_quick=others)
             program = self._programs[name].get_concrete_function(*specs)
             if way.jit_compile and not execution.inside_xla():
                 execution.require_compilable(program)

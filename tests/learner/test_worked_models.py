@@ -70,3 +70,7 @@ def test_a_model_trains_by_default(name, algorithm):
     assert learner.optimizer.iterations == META_STEPS
     assert np.all(np.isfinite(losses))
     assert losses[-1] < losses[0]
+    # On a CPU, large models would take minutes to vectorise and to compile.
+    on_cpu = not tf.config.list_physical_devices("GPU")
+    if on_cpu:
+        assert learner.execution == (name == "of_two_inputs",) * 2
