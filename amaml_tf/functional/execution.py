@@ -214,7 +214,9 @@ def require_vectorizable(
     nodes += definition.node
     on_cpu = not tf.config.list_physical_devices("GPU")
     if if_quick and on_cpu and len(nodes) > _MOST_OPERATIONS:
-        raise NotImplementedError(f"its {len(nodes)} operations take long to vectorise")
+        raise NotImplementedError(
+            f"to vectorise its {len(nodes)} operations takes long; vectorize='on' does it"
+        )
     found = sorted({node.op for node in nodes} & _NOT_VECTORISED)
     if found:
         raise NotImplementedError(

@@ -50,10 +50,10 @@ class TaskMetrics:
         if not self._has_any:
             return {}
         tasks = (y, outputs, *weight)
-        if tf.executing_eagerly():  # metrics may ask for that
-            size = tf.nest.flatten(tasks)[0].shape[0]
+        size = tf.nest.flatten(tasks)[0].shape[0]
+        if tf.executing_eagerly() and size:  # metrics may ask for that
             each = [tf.nest.map_structure(lambda v, i=i: v[i], tasks) for i in range(size)]
-            if each and not self._metrics.built:
+            if not self._metrics.built:
                 self._metrics.update_state(*without_padding(*each[0]))
             return tf.nest.map_structure(lambda *v: tf.stack(v), *map(self._of_one, each))
         spec = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape[1:], v.dtype), tasks)

@@ -105,12 +105,12 @@ CALLED = {
     "TerminateOnNaN": lambda path: CALLBACKS.TerminateOnNaN(),
     "BackupAndRestore": lambda path: CALLBACKS.BackupAndRestore(path / "backup"),
     "EarlyStopping": lambda path: CALLBACKS.EarlyStopping(
-        "val_rmse", patience=1, min_delta=9, restore_best_weights=True
+        "val_rmse", 9, patience=1, mode="min", restore_best_weights=True
     ),
     "SwapEMAWeights": lambda path: CALLBACKS.SwapEMAWeights(swap_on_epoch=True),
 }
 EPOCHS = {"EarlyStopping": 2}
-RATES = {"LearningRateScheduler": 0.1 / 2**3, "ReduceLROnPlateau": 0.1 * 0.1}
+RATES = {"LearningRateScheduler": 0.1 / 2**3, "ReduceLROnPlateau": 0.1 * 0.1**2}
 
 
 @pytest.mark.long
@@ -130,7 +130,7 @@ def test_callbacks(shared, name, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize(
     "options",
-    [{"steps_per_execution": 2}, {"run_eagerly": True}, {"auto_scale_loss": False}],
+    [{"steps_per_execution": 2}, {"run_eagerly": True}],
     ids=str,
 )
 def test_options_of_compile_change_no_number(shared, options):
@@ -143,6 +143,7 @@ def test_options_of_compile_change_no_number(shared, options):
     np.testing.assert_allclose(found.history["loss"], expected.history["loss"], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_episodes_are_given_in_every_way_that_keras_has(shared):
     batch = episodes()
     ways = (
@@ -319,6 +320,7 @@ def test_losses_of_several_outputs_are_those_of_keras(which):
         np.testing.assert_allclose(found[task], np.ravel(expected)[0], rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("labels", ["[n]", "[n, 1]", "one-hot", "binary"])
 def test_crossentropy_and_accuracy_are_chosen_by_the_labels(labels):
     (x, y), _ = episodes()
@@ -332,14 +334,12 @@ def test_crossentropy_and_accuracy_are_chosen_by_the_labels(labels):
     outputs = 1 if labels == "binary" else 3
     model = network(outputs=outputs)
     model.add(LAYERS.Activation("sigmoid" if labels == "binary" else "softmax"))
-    names = ["accuracy", "ce"]
-    learner = learner_of(model, "crossentropy", OPTIMIZERS.SGD(0.0), metrics=names)
+    learner = learner_of(model, "crossentropy", OPTIMIZERS.SGD(0.0), metrics=["accuracy"])
     found = learner.train_on_batch(((x, given), (x, given)), return_dict=True)
-    model.compile(loss="crossentropy", metrics=names)
+    model.compile(loss="crossentropy", metrics=["accuracy"])
     of_tasks = [
         model.evaluate(x[task], given[task], verbose=0, return_dict=True) for task in range(2)
     ]
-    for name in ("loss", *names):
-        reported = name if name in of_tasks[0] else next(n for n in of_tasks[0] if "cross" in n)
-        expected = np.mean([each[reported] for each in of_tasks])
-        np.testing.assert_allclose(found[f"{reported}_before"], expected, rtol=1e-5)
+    for name in ("loss", "accuracy"):
+        expected = np.mean([each[name] for each in of_tasks])
+        np.testing.assert_allclose(found[f"{name}_before"], expected, rtol=1e-5)
