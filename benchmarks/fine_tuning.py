@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 import subprocess
@@ -199,11 +200,15 @@ def draw(
 def main(_: list[str]) -> None:
     """Runs the app on every kind of data whose export is named, and writes."""
     require_without_library(flags.FLAGS.python)
-    results = {
-        setting.name: [curves_of(setting, number) for number in range(flags.FLAGS.tasks)]
-        for setting in SETTINGS
-        if flags.FLAGS[setting.export].value
-    }
+    folder = pathlib.Path(flags.FLAGS.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "curves.json"  # what is not measured now is kept from an earlier command
+    results = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    for setting in SETTINGS:
+        if flags.FLAGS[setting.export].value:
+            numbers = range(flags.FLAGS.tasks)
+            results[setting.name] = [curves_of(setting, number) for number in numbers]
+            write_atomically(kept, json.dumps(results))
     facts = provenance("python -m benchmarks.fine_tuning")
     text = (
         "# Fine-tuning an export in plain Keras\n\nThe metric on examples held out, after the last "
@@ -212,8 +217,6 @@ def main(_: list[str]) -> None:
         f"{table(results)}\n\n![The metric over the epochs](curves.png)\n\n"
         + "\n".join(f"- {name}: `{value}`" for name, value in facts.items())
     )
-    folder = pathlib.Path(flags.FLAGS.output)
-    folder.mkdir(parents=True, exist_ok=True)
     draw(results, folder / "curves.png")
     write_atomically(folder / "table.md", f"{text}\n")
     print(table(results))
