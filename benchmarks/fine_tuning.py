@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 import subprocess
@@ -75,11 +76,15 @@ def write_alpine(number: int, folder: pathlib.Path) -> pathlib.Path:
 
 
 def write_ratings(number: int, folder: pathlib.Path) -> pathlib.Path:
-    """Writes the first 50 ratings of an unseen user with as many."""
+    """Writes the first 50 ratings of an unseen user with as many.
+
+    The first three such users are left out. The number of epochs was chosen on them, where random
+    weights were at their best: after 30 epochs, both starts have overfitted.
+    """
     ratings = load_movielens("100k", flags.FLAGS.data_dir)
     names, users = np.unique(ratings.users, return_inverse=True)
     unseen = split_by_seed(len(names), 0)["test"]
-    user = [each for each in unseen if np.sum(users == each) >= 50][number]
+    user = [each for each in unseen if np.sum(users == each) >= 50][number + 3]
     own = np.flatnonzero(users == user)
     own = own[np.argsort(ratings.times[own], kind="stable")][:50]
     rows = zip(ratings.items[own].tolist(), ratings.values[own].tolist(), strict=True)
@@ -113,7 +118,7 @@ def _write_rows(path: pathlib.Path, names: list[str], rows: object) -> pathlib.P
 
 SETTINGS = (
     Setting("Alpine, 50 points", "alpine", write_alpine, 0.5, 100, 0.01, "rmse", "RMSE"),
-    Setting("MovieLens, 25 ratings of a user", "movielens", write_ratings, 0.5, 30, 0.001, "rmse",
+    Setting("MovieLens, 25 ratings of a user", "movielens", write_ratings, 0.5, 10, 0.001, "rmse",
             "RMSE, stars"),
     Setting("Omniglot, 5 images of each character", "omniglot", write_characters, 0.75, 60, 0.001,
             "accuracy", "accuracy"),
@@ -199,11 +204,15 @@ def draw(
 def main(_: list[str]) -> None:
     """Runs the app on every kind of data whose export is named, and writes."""
     require_without_library(flags.FLAGS.python)
-    results = {
-        setting.name: [curves_of(setting, number) for number in range(flags.FLAGS.tasks)]
-        for setting in SETTINGS
-        if flags.FLAGS[setting.export].value
-    }
+    folder = pathlib.Path(flags.FLAGS.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "curves.json"  # what is not measured now is kept from an earlier command
+    results = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    for setting in SETTINGS:
+        if flags.FLAGS[setting.export].value:
+            numbers = range(flags.FLAGS.tasks)
+            results[setting.name] = [curves_of(setting, number) for number in numbers]
+            write_atomically(kept, json.dumps(results))
     facts = provenance("python -m benchmarks.fine_tuning")
     text = (
         "# Fine-tuning an export in plain Keras\n\nThe metric on examples held out, after the last "
@@ -212,8 +221,6 @@ def main(_: list[str]) -> None:
         f"{table(results)}\n\n![The metric over the epochs](curves.png)\n\n"
         + "\n".join(f"- {name}: `{value}`" for name, value in facts.items())
     )
-    folder = pathlib.Path(flags.FLAGS.output)
-    folder.mkdir(parents=True, exist_ok=True)
     draw(results, folder / "curves.png")
     write_atomically(folder / "table.md", f"{text}\n")
     print(table(results))

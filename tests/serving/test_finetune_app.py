@@ -30,7 +30,7 @@ def run(tmp_path, *arguments):
         [sys.executable, EXPORT / "finetune_keras_app.py", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env=environment,
     )
