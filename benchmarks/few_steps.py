@@ -6,14 +6,13 @@ A meta-gradient of five steps of gradient descent: by the discrete adjoint; by t
 which keeps the activations; and by a plain program, a Python loop over the steps under a
 `tf.GradientTape`. All of them run task by task, without XLA, which takes minutes to compile such
 unrolled programs; `--jit_compile=auto` leaves the choice to the learner. Seconds are medians of
-calls in turn in one process. Memory is the peak of later calls over what was resident before. Every
-model has a process of its own. Writes few_steps.json.
+calls in turn in one process. Memory is the peak over what was resident before the first call, in a
+process for each. Writes few_steps.json.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +28,7 @@ WAYS = ("discrete", "unrolled", "plain")
 
 _OUTPUT = flags.DEFINE_string("output", "benchmark_results", "Folder for few_steps.json.")
 _JIT_COMPILE = flags.DEFINE_enum("jit_compile", "off", ["auto", "off"], "How to execute them.")
+_WAY = flags.DEFINE_enum("way", None, WAYS, "Used by the program itself: the way whose memory.")
 _RUN = flags.DEFINE_string("run", None, "Used by the program itself: the model to measure.")
 
 
@@ -158,7 +158,7 @@ def calls_of(name: str) -> tuple[dict[str, Callable[[], Any]], MetaLearner]:
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Returns the seconds, memory and gradients of the ways, measured in this process."""
+    """Returns the seconds and gradients of the ways, measured in this process."""
     calls, learner = calls_of(name)
     first = {way: seconds_of(call) for way, call in calls.items()}
     exact = np.concatenate([np.ravel(g) for g in calls["plain"]()])
@@ -167,7 +167,6 @@ def measure(name: str) -> dict[str, Any]:
         "parameters": learner.model.count_params(),
         "execution": learner.execution.name,
         "first_call_seconds": first,
-        "peak_mib": {way: memory_of(call) for way, call in calls.items()},
         "seconds": in_turn(calls, budget=60.0, rounds=15),
         "difference": {
             way: float(np.linalg.norm(g - exact) / np.linalg.norm(exact))
@@ -176,34 +175,39 @@ def measure(name: str) -> dict[str, Any]:
     }
 
 
-def memory_of(call: Callable[[], Any]) -> float:
-    """Returns the MiB that a call needs at its peak, after one that compiles."""
+def memory_of(name: str, way: str) -> dict[str, Any]:
+    """Returns the memory of one way in MiB, measured in this process."""
+    call = calls_of(name)[0][way]
     before, memory = resident(), PeakMemory()
     call()
-    return memory.stop() - before
+    call()
+    return {"peak_mib": memory.stop() - before}
 
 
 def main(_: list[str]) -> None:
-    """Measures one model, or each in a process of its own; prints a table and writes it."""
+    """Measures one model in one way, or all; prints a table and writes it."""
     if _RUN.value:
-        print(json.dumps(measure(_RUN.value)))
+        found = memory_of(_RUN.value, _WAY.value) if _WAY.value else measure(_RUN.value)
+        print(json.dumps(found))
         return
-    # Large arrays go back to the system when they are freed, so that a peak shows.
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
     rows = []
     print(
         f"{'':14}{'way':10}{'seconds':>9}{'/ plain':>9}{'MiB':>8}{'first s':>9}{'difference':>12}"
     )
     for name in _MODELS.value:
-        row = apart("few_steps", f"--run={name}", f"--jit_compile={_JIT_COMPILE.value}")
+        given = (f"--run={name}", f"--jit_compile={_JIT_COMPILE.value}")
+        row = apart("few_steps", *given)
         if row is None:
             continue
+        memories = {way: apart("few_steps", *given, f"--way={way}") for way in WAYS}
+        row["peak_mib"] = {way: found["peak_mib"] for way, found in memories.items() if found}
         rows.append({"name": name, **row})
         for way in WAYS:
             seconds = row["seconds"][way]
+            mib = row["peak_mib"].get(way, float("nan"))
             print(
                 f"{name:14}{way:10}{seconds:9.3f}{seconds / row['seconds']['plain']:9.2f}"
-                f"{row['peak_mib'][way]:8.0f}{row['first_call_seconds'][way]:9.1f}"
+                f"{mib:8.0f}{row['first_call_seconds'][way]:9.1f}"
                 f"{row['difference'][way]:12.1e}",
                 flush=True,
             )

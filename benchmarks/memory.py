@@ -4,9 +4,8 @@
 
 Two tasks of ten examples and a dense network with ten million parameters, float32. *before* is what
 the process held before the first meta-gradient: libraries, model and data. *peak* is the largest
-resident memory of the process, compilation included. *call* is what a later call needs beyond what
-the process holds by then; *states* is that over the memory of one state of all tasks. XLA compiles
-as for the commands. Writes memory.json.
+resident memory of the process, compilation included; *states* is what came on top, over the memory
+of one state of all tasks. XLA compiles as for the commands. Writes memory.json.
 """
 
 from __future__ import annotations
@@ -62,20 +61,17 @@ def measure(name: str) -> dict[str, Any]:
     before = resident()
     memory = PeakMemory()
     first = seconds_of(lambda: learner.meta_gradients(episodes))
-    peak = memory.stop()
-    held, memory = resident(), PeakMemory()
     start = time.perf_counter()
     done = learner.meta_gradients(episodes).diagnostics
     forward = done.forward
     seconds = time.perf_counter() - start
-    call = memory.stop() - held
+    peak = memory.stop()
     return {
         "name": name,
         "parameters": model.count_params(),
         "state_mib": _NUM_TASKS * model.count_params() * 4 / 2**20,
         "before_mib": before,
         "peak_mib": peak,
-        "call_mib": call,
         "gradients": gradients_of(done),
         "max_stages": int(np.max(forward.max_stages)),
         "spectral_radius": float(np.max(forward.spectral_radius)),
@@ -91,15 +87,16 @@ def main(_: list[str]) -> None:
         print(json.dumps(measure(_RUN.value)))
         return
     rows = []
-    print(f"{'MiB':16}{'before':>8}{'peak':>8}{'call':>8}{'states':>8}{'gradients':>11}{'s':>8}")
+    print(f"{'MiB':16}{'before':>8}{'peak':>8}{'states':>8}{'gradients':>11}{'s':>8}")
     for name in _CASES.value:
         row = apart("memory", f"--run={name}", f"--width={_WIDTH.value}")
         if row is None:
             continue
         rows.append(row)
+        states = (row["peak_mib"] - row["before_mib"]) / row["state_mib"]
         print(
-            f"{name:16}{row['before_mib']:8.0f}{row['peak_mib']:8.0f}{row['call_mib']:8.0f}"
-            f"{row['call_mib'] / row['state_mib']:8.1f}{row['gradients']:11d}{row['seconds']:8.1f}",
+            f"{name:16}{row['before_mib']:8.0f}{row['peak_mib']:8.0f}{states:8.1f}"
+            f"{row['gradients']:11d}{row['seconds']:8.1f}",
             flush=True,
         )
     write("memory", rows, _OUTPUT.value)

@@ -197,7 +197,7 @@ def main(_: list[str]) -> None:
     """Measures all problems, prints a table and writes it."""
     from amaml_tf.files import write_atomically
 
-    problems = [("dense", steps) for steps in flags.FLAGS.steps]
+    problems = [("dense", int(steps)) for steps in flags.FLAGS.steps]
     problems += [("CNN", flags.FLAGS.cnn_steps)] if flags.FLAGS.cnn_steps else []
     rows: list[dict[str, Any]] = []
     folder = pathlib.Path(flags.FLAGS.output)
@@ -217,6 +217,6 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":  # here, because tests import this beside others with such flags
     flags.DEFINE_string("output", "benchmark_results", "Folder of the results.")
-    flags.DEFINE_multi_integer("steps", [10, 500, 5000], "Steps of 0.01, dense network.")
+    flags.DEFINE_list("steps", ["10", "500", "5000"], "Steps of 0.01 of the dense network.")
     flags.DEFINE_integer("cnn_steps", 5, "Steps of the CNN; 0: leave it out.")
     app.run(main)

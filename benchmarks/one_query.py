@@ -15,12 +15,12 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 from absl.flags import DEFINE_integer
-from amaml_tf.evaluation.episode_measures import per_episode
 
 from amaml_tf.commands import flags, running
 from amaml_tf.evaluation import Estimate
 from amaml_tf.experiment import Experiment
 from amaml_tf.learner.meta_learner import MetaLearner
+from amaml_tf.learner.task_metrics import TaskMetrics
 from amaml_tf.saved_model import save_initialization
 from amaml_tf.tasks import TaskFamily
 from amaml_tf.training import restore
@@ -47,7 +47,7 @@ def main(kind: type[Experiment] = Experiment) -> None:
 
 def one_by_one(experiment: Experiment, family: TaskFamily, learner: MetaLearner) -> np.ndarray:
     """Returns the first metric of each episode, of queries that were requested one by one."""
-    count, measure = experiment.num_eval_episodes, per_episode(family.metrics()[:1])
+    count, measure = experiment.num_eval_episodes, TaskMetrics(family.metrics()[:1])
     values = []
     with tempfile.TemporaryDirectory() as folder:
         supports = family.episodes("train", batch_size=8)

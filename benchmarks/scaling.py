@@ -4,15 +4,14 @@
 
 Draws them against the number of tasks (1 to 256), of parameters (1e3 to 1e7), the support
 examples of a task (10 to 10,000) and the time T. The problem is Alpine with the default flow.
-Every series has a process of its own. *memory* is what calls after the first need at their peak,
-beyond what the process held before: states, work and results, without libraries, model and
-compilation. Writes scaling.json, .md and .png.
+Every point has a process of its own. *memory* is its peak over what it held before the first
+meta-gradient: states, work, results, and what compilation takes, but not libraries, model and data.
+Writes scaling.json, .md and .png.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -52,8 +51,8 @@ def measure(tasks: int, width: int, support: int, time: float) -> dict[str, Any]
     flow = amaml.GradientFlow(final_time=time)
     learner = amaml.MetaLearner(model, amaml.algorithms.AdjointMAML(flow))
     learner.compile("sgd", loss=family.loss)
-    gradients = gradients_of(learner.meta_gradients(episodes).diagnostics)
     before, memory = resident(), PeakMemory()
+    gradients = gradients_of(learner.meta_gradients(episodes).diagnostics)
     seconds: list[float] = []
     while len(seconds) < 2 or (sum(seconds) < 2 and len(seconds) < 30):
         seconds.append(seconds_of(lambda: learner.meta_gradients(episodes).loss.numpy()))
@@ -66,13 +65,14 @@ def measure(tasks: int, width: int, support: int, time: float) -> dict[str, Any]
 
 
 def measured(name: str) -> list[dict[str, Any]]:
-    """Returns the points of one series, measured in this process."""
+    """Returns the points of one series, each measured in a process of its own."""
     values, fixed = SERIES[name]
     rows = []
     for value in values:
         problem = _PROBLEM | fixed | {name: value}
-        counts = {key: int(problem[key]) for key in ("tasks", "width", "support")}
-        row = measure(time=problem["time"], **counts)
+        row = apart("scaling", f"--run={json.dumps(problem)}")
+        if row is None:
+            continue
         x = row["parameters"] if name == "width" else value
         rows.append({"series": name, "x": x, **problem, **row})
     return rows
@@ -97,8 +97,8 @@ def report(rows: list[dict[str, Any]]) -> str:
         "",
         "The default flow on Alpine, a dense network with two hidden layers, float32. Where "
         "nothing else is varied: 5 tasks of 100 examples, 1,185 parameters, T = 5; against "
-        "parameters: 2 tasks of 10 examples, T = 0.1. Memory is what a call needs at its peak, "
-        "beyond libraries, model and compilation.",
+        "parameters: 2 tasks of 10 examples, T = 0.1. Memory is the peak of the process, "
+        "without libraries, model and data.",
         "",
         "| varied | value | ms | ms a task | gradients | memory, MiB |",
         "|---|---|---|---|---|---|",
@@ -143,16 +143,15 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 
 def main(_: list[str]) -> None:
-    """Measures one series, or each in a process of its own; writes a table and a figure."""
+    """Measures one problem, or all series; writes a table and a figure."""
     from amaml_tf.files import write_atomically
 
     if flags.FLAGS.run:
-        print(json.dumps({"rows": measured(flags.FLAGS.run)}))
+        given = json.loads(flags.FLAGS.run)
+        counts = {key: int(given[key]) for key in ("tasks", "width", "support")}
+        print(json.dumps(measure(time=given["time"], **counts)))
         return
-    # Large arrays go back to the system when they are freed, so that a peak shows.
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
-    found = [apart("scaling", f"--run={name}") for name in flags.FLAGS.series]
-    rows = [row for series in found if series is not None for row in series["rows"]]
+    rows = [row for name in flags.FLAGS.series for row in measured(name)]
     folder = pathlib.Path(flags.FLAGS.output)
     write("scaling", rows, flags.FLAGS.output)
     write_atomically(folder / "scaling.md", report(rows))
@@ -163,5 +162,5 @@ def main(_: list[str]) -> None:
 if __name__ == "__main__":  # here, because tests import this beside others with such flags
     flags.DEFINE_string("output", "benchmark_results", "Folder of the results.")
     flags.DEFINE_multi_enum("series", list(SERIES), list(SERIES), "What to vary.")
-    flags.DEFINE_string("run", None, "Used by the program itself: the series to measure.")
+    flags.DEFINE_string("run", None, "Used by the program itself: the JSON of one problem.")
     app.run(main)
