@@ -104,7 +104,7 @@ def _value(cell, dtype):
         return cell
     try:
         if not np.issubdtype(dtype, np.integer):
-            return float(cell)
+            return float(cell) if math.isfinite(float(cell)) else None
         if cell.strip().lstrip("+-").isdecimal():
             return int(cell)
         return int(float(cell)) if float(cell).is_integer() else None  # 1.0 is a label as well

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import tensorflow as tf
-from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, prediction_log_pb2
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
@@ -29,7 +29,12 @@ class LoadedVersion:
         self._session = tf.compat.v1.Session(graph=graph)
         with graph.as_default():
             loaded = tf.compat.v1.saved_model.load(self._session, ["serve"], str(path))
-        self.signatures = loaded.signature_def
+        self.signatures = {
+            name: each
+            for name, each in loaded.signature_def.items()
+            if not name.startswith("__saved_model")
+        }
+        self._programs = {name: self._program(each) for name, each in self.signatures.items()}
         self._users = 0
         self._changed = threading.Condition()
         for log in warmup_logs(path):
@@ -50,12 +55,21 @@ class LoadedVersion:
         for name, info in wanted.inputs.items():
             if _dtype(inputs[name]) != tf.as_dtype(info.dtype):
                 raise _refusal(f"dtype of {name}: expected {tf.as_dtype(info.dtype).name}")
-        feeds = {wanted.inputs[name].name: value for name, value in inputs.items()}
-        fetches = {name: info.name for name, info in wanted.outputs.items()}
-        try:
-            return self._session.run(fetches, feeds)
-        except ValueError as error:  # Python's own check of shapes; the server's session has none
-            raise _refusal(str(error)) from error
+        return self._programs[signature](inputs)
+
+    def _program(self, signature):
+        """Returns a function of the inputs by name, without Python's own checks of shapes."""
+        inputs, outputs = dict(signature.inputs), dict(signature.outputs)
+        options = config_pb2.CallableOptions(
+            feed=[info.name for info in inputs.values()],
+            fetch=[info.name for info in outputs.values()],
+        )
+        run = self._session._make_callable_from_options(options)
+
+        def program(given):
+            return dict(zip(outputs, run(*(given[name] for name in inputs)), strict=True))
+
+        return program
 
     def signature_map(self):
         """Returns the signatures as the official message."""
@@ -80,6 +94,7 @@ class LoadedVersion:
         """Waits for the requests that use the version, and frees its memory."""
         with self._changed:
             self._changed.wait_for(lambda: self._users == 0)
+        self._programs.clear()
         self._session.close()
 
 
