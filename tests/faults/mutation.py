@@ -71,7 +71,7 @@ def mutants_of(path: pathlib.Path) -> Iterator[Mutant]:
             _put(mutated, list(ast.walk(mutated))[number], replaced)
             ast.fix_missing_locations(mutated)
             before, after = ast.unparse(node), ast.unparse(replaced)
-            yield Mutant(path, node.lineno, f"{before}  ->  {after}", mutated)
+            yield Mutant(path, getattr(node, "lineno", 0), f"{before}  ->  {after}", mutated)
 
 
 def _not_computed(tree: ast.Module) -> set[int]:
