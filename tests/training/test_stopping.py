@@ -114,8 +114,10 @@ def test_a_stop_that_comes_out_as_another_error_is_a_stop():
         except stopping.Stopped:
             raise AttributeError("'list' object has no attribute") from None
     assert stopped.value.status == 143
-    words = "Expected"
-    with pytest.raises(amaml.UsageError, match=words), stopping.caught():
+
+
+def test_a_mistake_that_is_told_is_told_in_spite_of_a_signal():
+    with pytest.raises(amaml.UsageError, match="Expected"), stopping.caught():  # noqa: PT012
         stopping.hold()
         signal.raise_signal(signal.SIGTERM)
         raise amaml.UsageError("Expected something else.")
