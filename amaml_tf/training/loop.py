@@ -138,10 +138,20 @@ def _logs(
 
 
 class _StopAtSignals(keras.callbacks.Callback):
-    """Stops between two meta-steps. Before the first one there is nothing to wait for."""
+    """Stops between two meta-steps, after the logs of the last one are written.
+
+    Before the first one there is nothing to wait for.
+    """
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         stopping.hold()
+        if batch + 1 != self.params["steps"]:
+            self._stop_if_asked()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
         if stopping.arrived() is not None:
             raise KeyboardInterrupt
 
