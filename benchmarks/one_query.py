@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -36,7 +37,8 @@ def main(kind: type[Experiment] = Experiment) -> None:
     family = experiment.make_family()
     learner = experiment.make_learner(family)
     restore(learner, workdir)
-    name = family.metrics()[0].name
+    (metric,) = _metric_of(family)
+    name = metric.name
     for statistics in ("support", "batch"):
         chosen = dataclasses.replace(experiment, query_statistics=statistics)
         found = chosen.measure(chosen.make_evaluator(learner, family), family)
@@ -47,7 +49,7 @@ def main(kind: type[Experiment] = Experiment) -> None:
 
 def one_by_one(experiment: Experiment, family: TaskFamily, learner: MetaLearner) -> np.ndarray:
     """Returns the first metric of each episode, of queries that were requested one by one."""
-    count, measure = experiment.num_eval_episodes, TaskMetrics(family.metrics()[:1])
+    count, measure = experiment.num_eval_episodes, TaskMetrics(_metric_of(family))
     values = []
     with tempfile.TemporaryDirectory() as folder:
         supports = family.episodes("train", batch_size=8)
@@ -63,6 +65,11 @@ def one_by_one(experiment: Experiment, family: TaskFamily, learner: MetaLearner)
             answers = [_answers(session, x[task], y[task], query_x[task]) for task in range(len(x))]
             values.extend(next(iter(measure(query_y, np.stack(answers)).values())).numpy())
     return np.array(values)
+
+
+def _metric_of(family: TaskFamily) -> list[Any]:
+    """Returns the first metric of a family."""
+    return list(family.metrics())[:1]
 
 
 def _answers(session: Session, x: tf.Tensor, y: tf.Tensor, query_x: tf.Tensor) -> np.ndarray:

@@ -7,7 +7,7 @@ import tensorflow as tf
 from amaml_tf.aliases import Outputs, Tensors
 from amaml_tf.episodes import Episodes, Examples
 from amaml_tf.errors import UsageError
-from amaml_tf.functional.model import FunctionalModel, State
+from amaml_tf.functional.model import FunctionalModel, State, is_noise
 
 #: Those of the support set, as after `learner.adapt`, or those of all queries of the task together
 #: (the transductive setting of the papers).
@@ -47,10 +47,12 @@ class Queries:
             UsageError: there are no such statistics.
         """
         require_query_statistics(query_statistics)
-        if query_statistics == "batch" or not self._function.batch_statistics:
-            return self._function.query(adapted, held, state, *episodes[1])
+        function = self._function
+        stored = [v for v in function.model.non_trainable_variables if not is_noise(v)]
+        if query_statistics == "batch" or not function.batch_statistics or not stored:
+            return function.query(adapted, held, state, *episodes[1])
         if self._by_support is None:
-            self._by_support = _SupportStatistics(self._function)
+            self._by_support = _SupportStatistics(function)
         return self._by_support.query_episodes(adapted, held, state, episodes)
 
 
@@ -106,5 +108,4 @@ class _SupportStatistics(FunctionalModel):
             statistics = self._by_batch.statistics_of(parameters, state, examples[:size])
             return self._task_loss(vector, rest, statistics, examples[size:], adapting=False)
 
-        spec = tf.TensorSpec([], self.dtype), self._outputs_spec(adapted, held, state, query[0])
-        return self._map(one, (adapted, held, *support, *query), spec)
+        return self._map(one, (adapted, held, *support, *query))
