@@ -59,7 +59,7 @@ class EpisodeFunctions:
         """
         episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
         check_episodes(episodes)
-        result = self._programs.meta_gradients(episodes, self.function.state())
+        result, _ = self._programs.meta_step(episodes, with_before=False)
         self._check(result.diagnostics)
         return result
 
@@ -89,7 +89,7 @@ class EpisodeFunctions:
         """Returns query losses `[B]` and outputs of the initialization itself."""
         episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
         check_episodes(episodes)
-        return self._programs.query_before(episodes, self.function.state())
+        return self._programs.query_before(episodes)
 
     def predict_along(self, episodes: Episodes, times: Sequence[float]) -> Iterator[Point]:
         """Yields a `Point` for each of the `times` of one adaptation of a batch of episodes.
@@ -151,7 +151,7 @@ class EpisodeFunctions:
         """
         batch = tf.nest.map_structure(tf.convert_to_tensor, support)
         check_examples(batch, axis=1)
-        adapted, diagnostics = self._programs.adapt(batch, self.function.state())
+        adapted, diagnostics = self._programs.adapt(batch)
         failure.check(diagnostics, self.algorithm.final_time())
         held = self.function.initialization(number_of_tasks(batch)).held
         return self.function.unravel(adapted, held)

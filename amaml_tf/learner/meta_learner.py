@@ -17,6 +17,7 @@ from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.learner.episode_functions import EpisodeFunctions
 from amaml_tf.learner.episode_metrics import EpisodeMetrics, LastBatch, Metrics
 from amaml_tf.learner.meta_update import apply_if_finite
+from amaml_tf.learner.parts import Split
 from amaml_tf.learner.programs import Programs
 from amaml_tf.learner.saving import SavedLearner, remembered
 
@@ -72,6 +73,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         weighted_metrics: Metrics | None = None,
         loss_weights: LossWeights | None = None,
         task_clip_norm: float | None = None,
+        tasks_per_step: int | None = None,
         on_failure: str = "raise",
         vectorize: str = "auto",
         jit_compile: str | bool = "auto",
@@ -91,6 +93,9 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
                 one is scaled down to it before the mean over tasks is taken; the task's gradient
                 of the algorithm's own meta-parameters is scaled by the same factor. (The
                 optimizer's `global_clipnorm` clips the mean.) None (default): no clipping.
+            tasks_per_step: the largest number of tasks that are solved at a time. A larger batch is
+                solved in pieces, one after another, in the memory of one piece: meta-gradients and
+                metrics are the same to rounding. None (default): all tasks at once.
             on_failure: what happens if the adaptation of a task fails (non-finite values, too many
                 or too small steps): "raise" an error (default), or "drop" the task from losses,
                 metrics and meta-gradients and count it.
@@ -130,6 +135,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
             self.algorithm,
             task_clip_norm,
             ways,
+            Split(tasks_per_step),
             restricted=(vectorize, jit_compile) != ("auto", "auto"),
             run_eagerly=run_eagerly,
         )
@@ -163,9 +169,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
     def train_step(self, data: Episodes) -> dict[str, tf.Tensor]:
         """Makes one meta-update with a batch of episodes."""
         check_episodes(data)
-        state = self.function.state()
-        result = self._programs.meta_gradients(data, state)
-        before = self._programs.query_before(data, state)
+        result, before = self._programs.meta_step(data)
         raises = self.on_failure == "raise"
         with tf.control_dependencies(self._check(result.diagnostics, result.losses)):
             gradients = [*result.gradients, *result.algorithm_gradients]

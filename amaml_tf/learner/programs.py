@@ -8,24 +8,41 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import keras
 import tensorflow as tf
 
 from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics, MetaGradients
 from amaml_tf.algorithms.task_weights import arrived
-from amaml_tf.aliases import Outputs, Scalar
+from amaml_tf.aliases import Outputs, Scalar, Tensors
 from amaml_tf.episodes import Episodes, Examples, number_of_tasks
 from amaml_tf.errors import UsageError
 from amaml_tf.flow import failure
 from amaml_tf.functional import execution
 from amaml_tf.functional.execution import Execution
 from amaml_tf.functional.model import FunctionalModel, State
+from amaml_tf.functional.parameters import Parameters, for_every_task
 from amaml_tf.learner.curves import Predictions
+from amaml_tf.learner.parts import MetaStep, Part, Split, places
 from amaml_tf.learner.registered_gradients import RegisteredGradients
 from amaml_tf.solvers.diagnostics import Diagnostics
 
 F = TypeVar("F", bound=Callable[..., object])
+
+
+class Values(NamedTuple):
+    """The values of all variables that the programs read.
+
+    Attributes:
+        trainable: of the model's trainable variables.
+        own: of the algorithm's variables.
+        state: of the model's other variables.
+    """
+
+    trainable: list[tf.Tensor]
+    own: list[tf.Tensor]
+    state: State
 
 
 class Programs:
@@ -36,6 +53,7 @@ class Programs:
         algorithm: how to adapt, and the meta-gradient.
         task_clip_norm: see `TaskWeights.clipped`; None clips nothing.
         ways: how the tasks may be executed; the first way that works is chosen.
+        split: the parts in which a batch of tasks is solved.
         restricted: whether the user has left out ways.
         run_eagerly: compile nothing.
 
@@ -49,6 +67,7 @@ class Programs:
         algorithm: Algorithm,
         task_clip_norm: float | None,
         ways: Sequence[Execution],
+        split: Split,
         *,
         restricted: bool,
         run_eagerly: bool,
@@ -65,12 +84,21 @@ class Programs:
         self._ways = list(ways)
         self._restricted = restricted
         self._run_eagerly = run_eagerly
+        self.split = split
         self._tried: set[str] = set()
         self._lock = threading.Lock()
         #: Frees the graphs of these programs with them. A program around them notes its own.
         self.gradients = RegisteredGradients(self)
         # For support sets of any size: XLA would compile anew for each.
         self._adapt_one = self._compiled(self._adapt_one_task, reduce_retracing=True)
+        self._of_tasks: dict[str, Callable[..., Any]] = {
+            "meta_step": self._meta_step,
+            "adapt": self._adapt,
+            "advance": self._advance,
+            "query_before": self._query_before,
+            "predict": self._predict,
+        }
+        self._in_parts = self._compiled(self._split_tasks)
         self._arrange(self._ways[0])
 
     def _compiled(self, program: F, **options: bool) -> F:
@@ -92,9 +120,9 @@ class Programs:
         self._programs: dict[str, Any] = {
             name: self._compiled(program, jit_compile=way.jit_compile)
             for name, program in (
-                ("meta_gradients", self._meta_gradients),
-                ("adapt", self._adapt),
-                ("advance", self._advance),
+                ("meta_gradients", self._trace_meta_gradients),
+                ("adapt", self._trace_adapt),
+                ("advance", self._trace_advance),
             )
         }
 
@@ -112,8 +140,9 @@ class Programs:
             if way != self.execution:
                 self._arrange(way)
             if way.vectorize:
-                support = specs[0][0] if name == "meta_gradients" else specs[0]
-                execution.require_vectorizable(self._function.of_one_task(support, specs[1]))
+                values, tasks, *_ = specs
+                support = tasks[0] if name == "meta_gradients" else tasks
+                execution.require_vectorizable(self._function.of_one_task(support, values.state))
             program = self._programs[name].get_concrete_function(*specs)
             if way.jit_compile and not execution.inside_xla():
                 execution.require_compilable(program)
@@ -121,42 +150,107 @@ class Programs:
         found = execution.choose(self._ways, attempt, self._restricted)
         self._ways = self._ways[self._ways.index(found) :]
 
-    def meta_gradients(self, episodes: Episodes, state: State) -> MetaGradients:
-        """Returns the meta-gradient of a batch of episodes."""
-        return self._settled("meta_gradients", episodes, state)(episodes, state)
+    def meta_step(self, episodes: Episodes, *, with_before: bool = True) -> MetaStep:
+        """Returns the meta-gradient of a batch of episodes.
 
-    def adapt(self, support: Examples, state: State) -> tuple[tf.Tensor, Diagnostics]:
+        Args:
+            episodes: a batch.
+            with_before: whether losses and outputs of the initialization are computed too.
+        """
+        if self.split.is_whole:
+            return self._meta_step(self.values(), (episodes, None), with_before)
+        tasks = episodes, places(number_of_tasks(episodes), self._function.dtype)
+        part = self._parts("meta_step", tasks, with_before)
+        return MetaStep.of(part, len(self._function.model.trainable_variables))
+
+    def adapt(self, support: Examples) -> tuple[tf.Tensor, Diagnostics]:
         """Returns what `Algorithm.adapt` returns."""
-        return self._settled("adapt", support, state)(support, state)
+        return self._rows("adapt", (support,))
 
     def advance(
-        self,
-        support: Examples,
-        state: State,
-        adapted: tf.Tensor,
-        stretch: tf.Tensor,
-        longest: float,
+        self, support: Examples, adapted: tf.Tensor, stretch: tf.Tensor, longest: float
     ) -> tuple[tf.Tensor, Diagnostics]:
         """Returns what `Algorithm.advance` returns."""
-        arguments = support, state, adapted, stretch, longest
-        return self._settled("advance", *arguments)(*arguments)
+        return self._rows("advance", (support, adapted), stretch, longest)
 
-    def query_before(self, episodes: Episodes, state: State) -> tuple[tf.Tensor, Outputs]:
+    def query_before(self, episodes: Episodes) -> tuple[tf.Tensor, Outputs]:
         """Returns query losses and outputs of the initialization itself."""
-        if not self._tried:
-            self._settled("adapt", episodes[0], state)
-        start = self._function.initialization(number_of_tasks(episodes))
-        return self._function.query(*start, state, *episodes[1])
+        return self._rows("query_before", (episodes,))
 
     def predict(self, episodes: Episodes) -> Predictions:
         """Returns query losses and outputs before and after adaptation."""
-        function, state = self._function, self._function.state()
-        adapted, diagnostics = self.adapt(episodes[0], state)
-        held = function.initialization(number_of_tasks(episodes)).held
-        after = function.query(adapted, held, state, *episodes[1])
+        before, after, diagnostics = self._rows("predict", (episodes,))
         dropped = tf.reduce_sum(tf.cast(~arrived(diagnostics, after[0]), tf.int32))
-        before = self.query_before(episodes, state)
         return Predictions(before, after, MetaDiagnostics(diagnostics, None, dropped))
+
+    def values(self) -> Values:
+        """Returns the values of all variables that the programs read."""
+        own = [tf.convert_to_tensor(variable) for variable in self._algorithm.variables]
+        return Values(self._function.parameters(), own, self._function.state())
+
+    # -- a batch: at once, or in parts ------------------------------------------------------------
+
+    def _rows(self, name: str, tasks: tuple[Tensors, ...], *shared: object) -> Any:
+        """Returns what a program, whose results have a row for each task, gives for all tasks."""
+        if self.split.is_whole:
+            return self._of_tasks[name](self.values(), tasks, *shared)
+        return self._parts(name, tasks, *shared).rows
+
+    def _parts(self, name: str, tasks: tuple[Tensors, ...], *shared: object) -> Part:
+        return self._in_parts(name, self.values(), tasks, *shared)
+
+    def _split_tasks(
+        self, name: str, values: Values, tasks: tuple[Tensors, ...], *shared: object
+    ) -> Part:
+        def of_some(values: Values, tasks: tuple[Tensors, ...]) -> Part:
+            found = self._of_tasks[name](values, tasks, *shared)
+            return found.part() if isinstance(found, MetaStep) else Part([], found)
+
+        return self.split(of_some, values, tasks)
+
+    # -- some tasks, with given values of the variables ------------------------------------------
+
+    def _meta_step(
+        self, values: Values, tasks: tuple[Episodes, tf.Tensor | None], with_before: bool
+    ) -> MetaStep:
+        episodes, where = tasks
+        found = where if self._algorithm.needs_places else None
+        result = self._settled("meta_gradients", values, episodes, found)(values, episodes, found)
+        return MetaStep(result, self._query_before(values, (episodes,)) if with_before else ())
+
+    def _adapt(self, values: Values, tasks: tuple[Examples]) -> tuple[tf.Tensor, Diagnostics]:
+        return self._settled("adapt", values, *tasks)(values, *tasks)
+
+    def _advance(
+        self,
+        values: Values,
+        tasks: tuple[Examples, tf.Tensor],
+        stretch: tf.Tensor,
+        longest: float,
+    ) -> tuple[tf.Tensor, Diagnostics]:
+        arguments = values, *tasks, stretch, longest
+        return self._settled("advance", *arguments)(*arguments)
+
+    def _query_before(self, values: Values, tasks: tuple[Episodes]) -> tuple[tf.Tensor, Outputs]:
+        (episodes,) = tasks
+        if not self._tried:
+            self._settled("adapt", values, episodes[0])
+        start = self._start(values, episodes)
+        return self._function.query(*start, values.state, *episodes[1])
+
+    def _predict(
+        self, values: Values, tasks: tuple[Episodes]
+    ) -> tuple[tuple[tf.Tensor, Outputs], tuple[tf.Tensor, Outputs], Diagnostics]:
+        (episodes,) = tasks
+        adapted, diagnostics = self._adapt(values, (episodes[0],))
+        held = self._start(values, episodes).held
+        after = self._function.query(adapted, held, values.state, *episodes[1])
+        return self._query_before(values, tasks), after, diagnostics
+
+    def _start(self, values: Values, episodes: Episodes) -> Parameters:
+        vectors = self._function.ravel(values.trainable)
+        number = number_of_tasks(episodes)
+        return Parameters(*(for_every_task(vector, number) for vector in vectors))
 
     def adapt_one(self, support: Examples, state: State) -> tuple[list[tf.Tensor], Diagnostics]:
         """Adapts to one task; one program serves support sets of all sizes.
@@ -170,12 +264,6 @@ class Programs:
         """
         return self._adapt_one(support, state)
 
-    def _meta_gradients(self, episodes: Episodes, state: State) -> MetaGradients:
-        return self._algorithm.meta_gradients(self._function, state, episodes, self._task_clip_norm)
-
-    def _adapt(self, support: Examples, state: State) -> tuple[tf.Tensor, Diagnostics]:
-        return self._algorithm.adapt(self._function, state, support)
-
     def _adapt_one_task(
         self, support: Examples, state: State
     ) -> tuple[list[tf.Tensor], Diagnostics]:
@@ -184,15 +272,44 @@ class Programs:
         held = self._one_task.initialization(1).held
         return self._one_task.unravel(adapted[0], held[0]), diagnostics
 
-    def _advance(
+    # -- what is compiled --------------------------------------------------------------------------
+
+    def _trace_meta_gradients(
+        self, values: Values, episodes: Episodes, where: tf.Tensor | None
+    ) -> MetaGradients:
+        given = {} if where is None else {"places": where}
+        with self._holding(values):
+            return self._algorithm.meta_gradients(
+                self._function, values.state, episodes, self._task_clip_norm, **given
+            )
+
+    def _trace_adapt(self, values: Values, support: Examples) -> tuple[tf.Tensor, Diagnostics]:
+        with self._holding(values):
+            return self._algorithm.adapt(self._function, values.state, support)
+
+    def _trace_advance(
         self,
+        values: Values,
         support: Examples,
-        state: State,
         adapted: tf.Tensor,
         stretch: tf.Tensor,
         longest: float,
     ) -> tuple[tf.Tensor, Diagnostics]:
-        return self._algorithm.advance(self._function, state, support, adapted, stretch, longest)
+        with self._holding(values):
+            return self._algorithm.advance(
+                self._function, values.state, support, adapted, stretch, longest
+            )
+
+    def _holding(self, values: Values) -> keras.StatelessScope:
+        """A context in which the variables have these values, on whatever device they are."""
+        model = self._function.model
+        variables = [
+            *model.trainable_variables,
+            *self._algorithm.variables,
+            *model.non_trainable_variables,
+        ]
+        given = [*values.trainable, *values.own, *values.state]
+        return keras.StatelessScope(list(zip(variables, given, strict=True)))
 
 
 def _spec_of(argument: object) -> object:
