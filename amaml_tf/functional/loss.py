@@ -16,6 +16,7 @@ from keras.src.trainers.compile_utils import get_loss
 
 from amaml_tf.aliases import LossFunction, Tensors
 from amaml_tf.errors import UsageError
+from amaml_tf.functional.example_pieces import Whole
 from amaml_tf.functional.example_weights import filled
 
 T = TypeVar("T")
@@ -68,7 +69,11 @@ class TaskLoss:
         self._losses = _map(lambda each: _of_keras(each, dtype), loss)
 
     def __call__(
-        self, y_true: Tensors, y_pred: Tensors, weight: Tensors | None = None
+        self,
+        y_true: Tensors,
+        y_pred: Tensors,
+        weight: Tensors | None = None,
+        whole: Whole | None = None,
     ) -> tf.Tensor:
         """Returns the loss, a scalar.
 
@@ -77,6 +82,8 @@ class TaskLoss:
             y_pred: outputs.
             weight: weights of the n examples, `[n]` (or `[n, steps]` for outputs with steps), one
                 for all outputs or one for each. None: 1.
+            whole: the set of examples of which these are a piece; the losses of all pieces add up
+                to that of the set. None: these are the set.
         """
         names = self._names_of(y_pred)
         if len(names) > 1 and not isinstance(y_true, (list, tuple, dict)):
@@ -84,10 +91,13 @@ class TaskLoss:
                 f"Expected targets for each of the {len(names)} outputs of the model, got one "
                 "tensor; give a list of them, or a dict by the outputs' names."
             )
-        parts = (self._losses, self.given_weights, y_true, y_pred, weight)
+        of_whole = None if whole is None else whole.weight
+        parts = (self._losses, self.given_weights, y_true, y_pred, weight, of_whole)
         values = [
-            _value(loss, targets, outputs, of_examples) * (1.0 if factor is None else factor)
-            for loss, factor, targets, outputs, of_examples in zip(
+            _value(loss, targets, outputs, of_examples)
+            * (1.0 if factor is None else factor)
+            * (1.0 if whole is None else _share(loss, targets, outputs, of_examples, whole, of_all))
+            for loss, factor, targets, outputs, of_examples, of_all in zip(
                 *(_in_order(part, names) for part in parts), strict=True
             )
             if loss is not None
@@ -128,6 +138,35 @@ def _value(
             f"of {loss.name!r}; give it the reduction 'sum_over_batch_size' or 'sum'."
         )
     return value
+
+
+def _share(
+    loss: keras.losses.Loss,
+    y_true: tf.Tensor,
+    y_pred: tf.Tensor,
+    weight: tf.Tensor | None,
+    whole: Whole,
+    weight_of_all: tf.Tensor | None,
+) -> tf.Tensor | float:
+    """Returns by what the loss of a piece is multiplied, so that pieces add up to the whole.
+
+    Raises:
+        UsageError: they do not add up.
+    """
+    if _reduces_by_itself(loss, y_true, y_pred) or get_keras_mask(y_pred) is not None:
+        raise UsageError(
+            f"Expected a loss that is a sum or a mean over examples, because examples_per_step is "
+            f"given, got {loss.name!r}, which masks steps or reduces by itself; give a function "
+            "that returns a value for each example, or leave examples_per_step out."
+        )
+    if loss.reduction == "sum":
+        return 1.0
+    if weight is None or weight_of_all is None:
+        return whole.share(y_pred)
+    if loss.reduction != "mean_with_sample_weight":
+        weight, weight_of_all = weight != 0, weight_of_all != 0
+    here, there = (tf.reduce_sum(tf.cast(each, y_pred.dtype)) for each in (weight, weight_of_all))
+    return tf.math.divide_no_nan(here, there)
 
 
 def _weighted(

@@ -8,6 +8,7 @@ import tensorflow as tf
 from amaml_tf.algorithms.adjoint_maml import AdjointMAML
 from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics
 from amaml_tf.aliases import Outputs, Tensors
+from amaml_tf.distribution import Replicas, refuse_strategies
 from amaml_tf.episodes import Episodes, check_episodes
 from amaml_tf.errors import UsageError
 from amaml_tf.flow import failure
@@ -61,6 +62,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         self.algorithm_variables: list[keras.Variable] = []
         self._function: FunctionalModel | None = None
         self.on_failure = "raise"
+        self.replicas: Replicas | None = None
         self.built = True
 
     @remembered
@@ -74,6 +76,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         loss_weights: LossWeights | None = None,
         task_clip_norm: float | None = None,
         tasks_per_step: int | None = None,
+        examples_per_step: int | None = None,
         on_failure: str = "raise",
         vectorize: str = "auto",
         jit_compile: str | bool = "auto",
@@ -96,6 +99,10 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
             tasks_per_step: the largest number of tasks that are solved at a time. A larger batch is
                 solved in pieces, one after another, in the memory of one piece: meta-gradients and
                 metrics are the same to rounding. None (default): all tasks at once.
+            examples_per_step: the largest number of support examples of a task that are evaluated
+                at a time. Derivatives of the loss of a larger support set are added up over its
+                pieces. Losses must be sums or means over examples, which do not depend on each
+                other. None (default): all examples at once.
             on_failure: what happens if the adaptation of a task fails (non-finite values, too many
                 or too small steps): "raise" an error (default), or "drop" the task from losses,
                 metrics and meta-gradients and count it.
@@ -113,6 +120,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         if on_failure not in ON_FAILURE:
             raise UsageError(f"Expected on_failure to be one of {ON_FAILURE}, got {on_failure!r}.")
         self.on_failure = on_failure
+        refuse_strategies(self.model)
         ways = execution.ways(self.model, vectorize, jit_compile)
         self._function = FunctionalModel(
             self.model,
@@ -121,6 +129,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
             batch_statistics=self.batch_statistics,
             adapted=self.algorithm.adapted(self.model),
             vectorize=ways[0].vectorize,
+            examples_per_step=examples_per_step,
         )
         self.algorithm.build(self.function)
         self.algorithm_variables = list(self.algorithm.variables)
@@ -135,11 +144,20 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
             self.algorithm,
             task_clip_norm,
             ways,
-            Split(tasks_per_step),
+            Split(tasks_per_step, self.replicas),
             restricted=(vectorize, jit_compile) != ("auto", "auto"),
             run_eagerly=run_eagerly,
         )
         super().compile(optimizer=optimizer, jit_compile=False, run_eagerly=run_eagerly, **options)
+
+    def distribute(self, replicas: Replicas | None) -> None:
+        """Divides the tasks of every batch among `replicas` from now on; None: this device alone.
+
+        Losses, metrics, meta-gradients and evaluations are those of one device, to rounding.
+        """
+        self.replicas = replicas
+        if self._function is not None:
+            self._programs.split = self._programs.split.among(replicas)
 
     def call(self, x: Tensors, training: bool | None = None) -> Tensors:
         """Returns the predictions of the initialization itself, without adaptation."""
@@ -168,6 +186,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
 
     def train_step(self, data: Episodes) -> dict[str, tf.Tensor]:
         """Makes one meta-update with a batch of episodes."""
+        refuse_strategies(self.model)
         check_episodes(data)
         result, before = self._programs.meta_step(data)
         raises = self.on_failure == "raise"
@@ -189,6 +208,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
 
     def test_step(self, data: Episodes) -> dict[str, tf.Tensor]:
         """Adapts to the support sets of a batch and evaluates on its query sets."""
+        refuse_strategies(self.model)
         check_episodes(data)
         before, (losses, outputs), diagnostics = self._programs.predict(data)
         with tf.control_dependencies(self._check(diagnostics, losses)):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeVar
 
 import tensorflow as tf
 
 from amaml_tf.algorithms.base import MetaDiagnostics, MetaGradients
-from amaml_tf.aliases import Outputs, Tensors
+from amaml_tf.aliases import Outputs
+from amaml_tf.distribution import Replicas
 from amaml_tf.episodes import number_of_tasks
 from amaml_tf.errors import UsageError
 from amaml_tf.solvers.diagnostics import AdjointDiagnostics, Diagnostics
@@ -27,15 +28,16 @@ class Part(NamedTuple):
     rows: Any
 
 
-#: Computes a part, of arrays with the task axis first.
-PartProgram: TypeAlias = Callable[[Tensors], Part]
+V = TypeVar("V")
+#: A structure of arrays with the task axis first.
+T = TypeVar("T")
 
 
 class MetaStep(NamedTuple):
     """A meta-gradient, with query losses `[B]` and outputs of the initialization itself."""
 
     result: MetaGradients
-    before: tuple[tf.Tensor, Outputs] | tuple[()]
+    before: Any
 
     def part(self) -> Part:
         """Returns what can be joined to other tasks of the same meta-batch."""
@@ -74,7 +76,7 @@ class _Rows(NamedTuple):
 
     losses: tf.Tensor
     outputs: Outputs
-    before: tuple[tf.Tensor, Outputs] | tuple[()]
+    before: Any
     forward: Diagnostics
     backward: AdjointDiagnostics | tuple[()]
 
@@ -83,28 +85,32 @@ class Split:
     """How a batch of tasks is split into parts.
 
     Args:
-        tasks_per_step: the largest number of tasks that are solved at a time; None: all.
+        tasks_per_step: the largest number of tasks that a replica solves at a time; None: all.
+        replicas: among which the tasks are divided; None: this device alone.
 
     Raises:
-        UsageError: it is not above 0.
+        UsageError: `tasks_per_step` is not above 0.
     """
 
-    def __init__(self, tasks_per_step: int | None) -> None:
+    def __init__(self, tasks_per_step: int | None, replicas: Replicas | None = None) -> None:
         if tasks_per_step is not None and tasks_per_step < 1:
             raise UsageError(
                 f"Expected tasks_per_step to be 1 or more, got {tasks_per_step}; pass a number of "
                 "tasks, or None for all at once."
             )
         self._size = tasks_per_step
+        self._replicas = replicas
+
+    def among(self, replicas: Replicas | None) -> Split:
+        """Returns the same split, with the tasks divided among `replicas`."""
+        return Split(self._size, replicas)
 
     @property
     def is_whole(self) -> bool:
         """Whether all tasks are solved at once."""
-        return self._size is None
+        return self._size is None and self._replicas is None
 
-    def __call__(
-        self, program: Callable[[Tensors, Tensors], Part], values: Tensors, tasks: Tensors
-    ) -> Part:
+    def __call__(self, program: Callable[[V, T], Part], values: V, tasks: T) -> Part:
         """Returns the part of all tasks.
 
         Args:
@@ -112,7 +118,15 @@ class Split:
             values: what all tasks share.
             tasks: a structure of arrays with the task axis first.
         """
-        return in_pieces(functools.partial(program, values), tasks, self._size)
+
+        def of_some(values: V, tasks: T) -> Part:
+            found = functools.partial(program, values)
+            return found(tasks) if self._size is None else in_pieces(found, tasks, self._size)
+
+        if self._replicas is None:
+            return of_some(values, tasks)
+        number = number_of_tasks(tf.nest.flatten(tasks))
+        return Part(*self._replicas(of_some, values, tasks, number))
 
 
 def places(num_tasks: int | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
@@ -120,12 +134,12 @@ def places(num_tasks: int | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return (tf.range(num_tasks, dtype=dtype) + 0.5) / tf.cast(num_tasks, dtype)
 
 
-def cut(tasks: Tensors, begin: int | tf.Tensor, end: int | tf.Tensor) -> Tensors:
+def cut(tasks: T, begin: int | tf.Tensor, end: int | tf.Tensor) -> T:
     """Returns the tasks `begin` to `end` (without it) of a structure with the task axis first."""
     return tf.nest.map_structure(lambda each: each[begin:end], tasks)
 
 
-def in_pieces(program: PartProgram, tasks: Tensors, size: int) -> Part:
+def in_pieces(program: Callable[[T], Part], tasks: T, size: int) -> Part:
     """Computes of at most `size` tasks at a time, and returns the part of all tasks.
 
     A piece begins when the one before it has ended: the memory is that of one piece.
@@ -135,7 +149,7 @@ def in_pieces(program: PartProgram, tasks: Tensors, size: int) -> Part:
         tasks: a structure of arrays with the task axis first.
         size: tasks of a piece, >= 1; the last piece may have fewer.
     """
-    number = number_of_tasks(tasks)
+    number = number_of_tasks(tf.nest.flatten(tasks))
     if not isinstance(number, int):
         return _in_unknown_pieces(program, tasks, size, number)
     whole = program(cut(tasks, 0, size))
@@ -145,7 +159,9 @@ def in_pieces(program: PartProgram, tasks: Tensors, size: int) -> Part:
     return whole
 
 
-def _in_unknown_pieces(program: PartProgram, tasks: Tensors, size: int, number: tf.Tensor) -> Part:
+def _in_unknown_pieces(
+    program: Callable[[T], Part], tasks: T, size: int, number: tf.Tensor
+) -> Part:
     """`in_pieces` for a number of tasks that only the run knows."""
 
     def add(begin: tf.Tensor, whole: Part) -> tuple[tf.Tensor, Part]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import keras
 import tensorflow as tf
 
 from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics, MetaGradients
@@ -26,23 +25,10 @@ from amaml_tf.functional.parameters import Parameters, for_every_task
 from amaml_tf.learner.curves import Predictions
 from amaml_tf.learner.parts import MetaStep, Part, Split, places
 from amaml_tf.learner.registered_gradients import RegisteredGradients
+from amaml_tf.learner.values import Values
 from amaml_tf.solvers.diagnostics import Diagnostics
 
 F = TypeVar("F", bound=Callable[..., object])
-
-
-class Values(NamedTuple):
-    """The values of all variables that the programs read.
-
-    Attributes:
-        trainable: of the model's trainable variables.
-        own: of the algorithm's variables.
-        state: of the model's other variables.
-    """
-
-    trainable: list[tf.Tensor]
-    own: list[tf.Tensor]
-    state: State
 
 
 class Programs:
@@ -158,7 +144,9 @@ class Programs:
             with_before: whether losses and outputs of the initialization are computed too.
         """
         if self.split.is_whole:
-            return self._meta_step(self.values(), (episodes, None), with_before)
+            return self._meta_step(
+                Values.of(self._function, self._algorithm), (episodes, None), with_before
+            )
         tasks = episodes, places(number_of_tasks(episodes), self._function.dtype)
         part = self._parts("meta_step", tasks, with_before)
         return MetaStep.of(part, len(self._function.model.trainable_variables))
@@ -183,21 +171,16 @@ class Programs:
         dropped = tf.reduce_sum(tf.cast(~arrived(diagnostics, after[0]), tf.int32))
         return Predictions(before, after, MetaDiagnostics(diagnostics, None, dropped))
 
-    def values(self) -> Values:
-        """Returns the values of all variables that the programs read."""
-        own = [tf.convert_to_tensor(variable) for variable in self._algorithm.variables]
-        return Values(self._function.parameters(), own, self._function.state())
-
     # -- a batch: at once, or in parts ------------------------------------------------------------
 
     def _rows(self, name: str, tasks: tuple[Tensors, ...], *shared: object) -> Any:
         """Returns what a program, whose results have a row for each task, gives for all tasks."""
         if self.split.is_whole:
-            return self._of_tasks[name](self.values(), tasks, *shared)
+            return self._of_tasks[name](Values.of(self._function, self._algorithm), tasks, *shared)
         return self._parts(name, tasks, *shared).rows
 
     def _parts(self, name: str, tasks: tuple[Tensors, ...], *shared: object) -> Part:
-        return self._in_parts(name, self.values(), tasks, *shared)
+        return self._in_parts(name, Values.of(self._function, self._algorithm), tasks, *shared)
 
     def _split_tasks(
         self, name: str, values: Values, tasks: tuple[Tensors, ...], *shared: object
@@ -278,13 +261,13 @@ class Programs:
         self, values: Values, episodes: Episodes, where: tf.Tensor | None
     ) -> MetaGradients:
         given = {} if where is None else {"places": where}
-        with self._holding(values):
+        with values.held_by(self._function.model, self._algorithm):
             return self._algorithm.meta_gradients(
                 self._function, values.state, episodes, self._task_clip_norm, **given
             )
 
     def _trace_adapt(self, values: Values, support: Examples) -> tuple[tf.Tensor, Diagnostics]:
-        with self._holding(values):
+        with values.held_by(self._function.model, self._algorithm):
             return self._algorithm.adapt(self._function, values.state, support)
 
     def _trace_advance(
@@ -295,21 +278,10 @@ class Programs:
         stretch: tf.Tensor,
         longest: float,
     ) -> tuple[tf.Tensor, Diagnostics]:
-        with self._holding(values):
+        with values.held_by(self._function.model, self._algorithm):
             return self._algorithm.advance(
                 self._function, values.state, support, adapted, stretch, longest
             )
-
-    def _holding(self, values: Values) -> keras.StatelessScope:
-        """A context in which the variables have these values, on whatever device they are."""
-        model = self._function.model
-        variables = [
-            *model.trainable_variables,
-            *self._algorithm.variables,
-            *model.non_trainable_variables,
-        ]
-        given = [*values.trainable, *values.own, *values.state]
-        return keras.StatelessScope(list(zip(variables, given, strict=True)))
 
 
 def _spec_of(argument: object) -> object:
