@@ -143,6 +143,7 @@ class AdjointMAML(FlowBased):
         num_tasks = number_of_tasks(episodes)
         parameters = function.parameters()
         own = [v.value for v in self.variables]
+        times = self._times(num_tasks, places, function.dtype)
         probe = tf.zeros([num_tasks, 4], function.dtype)
         # Two tapes, because between them every task still has its own gradient.
         with tf.GradientTape(watch_accessed_variables=False) as to_start:
@@ -150,15 +151,8 @@ class AdjointMAML(FlowBased):
             start = self.start(function, parameters, num_tasks)
         with tf.GradientTape(watch_accessed_variables=False) as to_end:
             to_end.watch([*start, probe])
-            adaptation = adapt(
-                self.flow,
-                function,
-                state,
-                support,
-                start,
-                final_time=self._times(num_tasks, places, function.dtype),
-                probe=probe,
-            )
+            given = (self.flow, function, state, support, start)
+            adaptation = adapt(*given, final_time=times, probe=probe)
         losses, into_adapted, into_held, outputs = function.query_gradient(
             adaptation.adapted, start.held, state, *query
         )

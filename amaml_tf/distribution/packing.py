@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Generic, TypeVar
 
 import tensorflow as tf
 
 
-class Packing:
-    """Sums and rows of the tasks `begin` to `end` of a batch, as one vector.
+P = TypeVar("P", bound="tuple[list[tf.Tensor], object]")
+
+
+class Packing(Generic[P]):
+    """What was computed of the tasks `begin` to `end` of a batch, as one vector.
 
     The vectors of all tasks add up to that of the batch. Rows stand at their place, between zeros.
     Whole numbers become floats, which are exact up to 2^24.
 
     Args:
-        sums: tensors that are summed over tasks.
-        rows: a structure of tensors with a row for each task.
+        part: tensors that are summed over tasks, and a structure of tensors with a row for each.
         begin: number of the first task.
         end: number after that of the last task.
         num_tasks: of the batch.
@@ -28,13 +29,13 @@ class Packing:
 
     def __init__(
         self,
-        sums: Sequence[tf.Tensor],
-        rows: Any,
+        part: P,
         begin: int | tf.Tensor,
         end: int | tf.Tensor,
         num_tasks: int | tf.Tensor,
     ) -> None:
-        self._structure = [list(sums), rows]
+        self._part = part
+        sums, rows = part
         placed = [
             tf.pad(each, [[begin, num_tasks - end], *[[0, 0]] * (each.shape.rank - 1)])
             for each in (
@@ -45,15 +46,15 @@ class Packing:
         tensors = [*sums, *placed]
         floats = {each.dtype for each in tensors if each.dtype.is_floating}
         self.dtype = tf.float64 if tf.float64 in floats else tf.float32
-        self._kinds = [each.dtype for each in tf.nest.flatten(self._structure)]
+        self._kinds = [each.dtype for each in tf.nest.flatten(part)]
         self._static = [each.shape for each in tensors]
         self._shapes = [tf.shape(each) for each in tensors]
         self.vector = tf.concat(
             [tf.reshape(tf.cast(each, self.dtype), [-1]) for each in tensors], axis=0
         )
 
-    def unpacked(self, vector: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
-        """Returns sums and rows of the whole batch, from the sum of the vectors."""
+    def unpacked(self, vector: tf.Tensor) -> P:
+        """Returns the part of the whole batch, from the sum of the vectors."""
         sizes = [tf.reduce_prod(shape) for shape in self._shapes]
         found = [
             _of_kind(tf.ensure_shape(tf.reshape(flat, shape), static), kind)
@@ -65,8 +66,7 @@ class Packing:
                 strict=True,
             )
         ]
-        sums, rows = tf.nest.pack_sequence_as(self._structure, found)
-        return sums, rows
+        return tf.nest.pack_sequence_as(self._part, found)
 
 
 def _of_kind(values: tf.Tensor, kind: tf.DType) -> tf.Tensor:

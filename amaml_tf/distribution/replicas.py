@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import json
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from amaml_tf.functional import keras_patches
 
 V = TypeVar("V")
 T = TypeVar("T")
+P = TypeVar("P", bound="tuple[list[tf.Tensor], object]")
 
 
 class Replicas:
@@ -68,19 +70,18 @@ class Replicas:
 
     def __call__(
         self,
-        program: Callable[[V, T], Any],
+        program: Callable[[V, T], P],
         values: V,
         tasks: T,
         num_tasks: int | tf.Tensor,
-    ) -> Any:
+    ) -> P:
         """Divides tasks among the replicas, and returns the joined result on each of them.
 
         Replica r of R has the tasks r B / R to (r + 1) B / R, rounded down. One sum over all
         replicas joins the results.
 
         Args:
-            program: computes of `values` and some tasks a pair: tensors to be summed over tasks,
-                and a structure of tensors with a row for each task.
+            program: computes a part from `values` and some tasks.
             values: what all tasks share.
             tasks: a structure of arrays with the task axis first, the same on all workers.
             num_tasks: B.
@@ -89,7 +90,7 @@ class Replicas:
             UsageError: there are fewer tasks than replicas.
         """
         self._require_enough(num_tasks)
-        packings: list[Packing] = []
+        packings: list[Packing[P]] = []
 
         def on_replica(values: V, tasks: T) -> tf.Tensor:
             context = tf.distribute.get_replica_context()
@@ -98,7 +99,7 @@ class Replicas:
             share = tf.nest.map_structure(lambda each: each[begin:end], tasks)
             with keras_patches.losses_of_one_device():
                 parts = program(values, share)
-            found = Packing(*parts, begin, end, num_tasks)
+            found = Packing(parts, begin, end, num_tasks)
             packings.append(found)
             notes = self._notes(place, tasks, found.dtype)
             vector = tf.concat([notes, found.vector], axis=0)
@@ -225,7 +226,9 @@ class Replicas:
                 raise
             if _UNLIKE in str(error):
                 raise TrainingError(_UNLIKE) from error
-            reason = " ".join(str(error.message).split())
+            text = " ".join(str(error.message).split())
+            found = re.search(r"aborted by: (.*?)(?:\.|; |$| \[)", text)
+            reason = found[1] if found else text
             raise TrainingError(
                 f"Expected all {len(self.workers)} workers to be at work, but worker {self.worker} "
                 f"has lost another ({reason:.160}); start all of them again with the same command "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from amaml_tf.experiment.declaration import ON_RESUMING, Declared, setting
+from amaml_tf.experiment.declaration import ON_RESUMING, setting
+from amaml_tf.experiment.resources import Resources
 from amaml_tf.training.saving import ON_SAVE_FAILURE
 
 # TensorFlow counts in 32 bits.
@@ -12,7 +13,7 @@ MOST_META_STEPS = 10**9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Safeguards(Declared):
+class Safeguards(Resources):
     """Settings that change no meta-step, but which of them are made, and what is kept of them."""
 
     checkpoint_every: int = setting(

@@ -90,8 +90,8 @@ def over_support(
     first = tf.nest.flatten(examples)[0]
     number = tf.shape(first)[1] if first.shape[1] is None else first.shape[1]
 
-    def of_piece(piece: Sequence[Tensors]) -> Sequence[tf.Tensor]:
-        def with_whole(task: tuple[Any, ...]) -> Sequence[tf.Tensor]:
+    def of_piece(piece: Sequence[Tensors]) -> tuple[tf.Tensor, ...]:
+        def with_whole(task: tuple[Any, ...]) -> tuple[tf.Tensor, ...]:
             *rest, weight = task
             return one((*rest, Whole(number, weight[0] if weight else None)))
 

@@ -13,7 +13,7 @@ from amaml_tf.aliases import Tensors
 from amaml_tf.episodes import Examples
 from amaml_tf.functional import example_pieces, keras_patches
 from amaml_tf.functional.checks import check_model, refuse_losses_of_activities
-from amaml_tf.functional.example_pieces import Whole
+from amaml_tf.functional.example_pieces import Whole, over_support
 from amaml_tf.functional.example_weights import blanked, counting_inputs
 from amaml_tf.functional.loss import Loss, LossWeights, TaskLoss
 from amaml_tf.functional.parameters import ParameterVectors, is_noise
@@ -184,11 +184,9 @@ class FunctionalModel(ParameterVectors):
         adapting: bool,
         whole: Whole | None = None,
     ) -> tuple[tf.Tensor, Tensors]:
-        x, chosen = counting_inputs(examples)
-        parameters = self.unravel(adapted, held)
-        outputs, penalty = self.predict(parameters, state, x, adapting, chosen, whole)
-        weight = examples[2] if len(examples) == 3 else None
-        loss = self.loss(examples[1], outputs, weight, whole)
+        values, (x, chosen) = self.unravel(adapted, held), counting_inputs(examples)
+        outputs, penalty = self.predict(values, state, x, adapting, chosen, whole)
+        loss = self.loss(examples[1], outputs, (*examples, None)[2], whole)
         loss = tf.cast(loss, self.dtype) + penalty
         return loss, outputs if chosen is None else blanked(outputs, chosen)
 
@@ -241,8 +239,8 @@ class FunctionalModel(ParameterVectors):
             )
             return gradient, *(tf.convert_to_tensor(product) for product in products)
 
-        like = (adapted, adapted, held)
-        return self._of_support(one, (adapted, held, vector), examples, like)
+        vectors = (adapted, held, vector)
+        return self._of_support(one, vectors, examples, (adapted, adapted, held))
 
     def _of_support(
         self,
@@ -254,9 +252,8 @@ class FunctionalModel(ParameterVectors):
         if self._examples_per_step is not None:
             example_pieces.require_separate(self.model, self.predict, examples[0])
         spec = tuple(tf.TensorSpec(each.shape[1:], self.dtype) for each in like)
-        mapped = functools.partial(self._map, spec=spec)
-        size = self._examples_per_step
-        return example_pieces.over_support(one, vectors, examples, like, mapped, size)
+        mapped, size = functools.partial(self._map, spec=spec), self._examples_per_step
+        return over_support(one, vectors, examples, like, mapped, size)
 
     def _query(
         self,

@@ -126,7 +126,7 @@ class Split:
         if self._replicas is None:
             return of_some(values, tasks)
         number = number_of_tasks(tf.nest.flatten(tasks))
-        return Part(*self._replicas(of_some, values, tasks, number))
+        return self._replicas(of_some, values, tasks, number)
 
 
 def places(num_tasks: int | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
