@@ -6,7 +6,6 @@ from typing import Generic, TypeVar
 
 import tensorflow as tf
 
-
 P = TypeVar("P", bound="tuple[list[tf.Tensor], object]")
 
 

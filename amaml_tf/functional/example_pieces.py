@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from amaml_tf.aliases import Tensors
 from amaml_tf.errors import UsageError
+from amaml_tf.functional.parameters import is_noise
 
 
 class Whole(NamedTuple):
@@ -31,16 +32,13 @@ class Whole(NamedTuple):
         return tf.cast(tf.shape(first)[0], dtype) / tf.cast(self.num_examples, dtype)
 
 
-def check(
-    size: int | None, model: keras.Model, has_batch_statistics: bool, noise: Sequence[object]
-) -> None:
+def check(size: int | None, model: keras.Model, has_batch_statistics: bool) -> None:
     """Raises UsageError unless the loss of `model` can be added up over pieces of `size` examples.
 
     Args:
         size: examples of a piece; None: all.
         model: the model.
         has_batch_statistics: whether batch normalization uses the statistics of the batch.
-        noise: seeds of its dropout and other noise.
     """
     if size is None:
         return
@@ -59,7 +57,7 @@ def check(
             "Pass batch_statistics=False, use another normalization, or leave examples_per_step "
             "out."
         )
-    if noise:
+    if any(map(is_noise, model.non_trainable_variables)):
         raise UsageError(
             f"Expected no dropout or other noise with examples_per_step={size}, got some in "
             f"{model.name!r}: pieces would repeat each other's noise. Leave one of the two out."

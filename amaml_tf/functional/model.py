@@ -66,8 +66,7 @@ class FunctionalModel(ParameterVectors):
         examples_per_step: int | None = None,
     ) -> None:
         check_model(model)
-        noise = list(filter(is_noise, model.non_trainable_variables))
-        example_pieces.check(examples_per_step, model, batch_statistics, noise)
+        example_pieces.check(examples_per_step, model, batch_statistics)
         super().__init__(model, adapted)
         self.batch_statistics = batch_statistics
         self._examples_per_step = examples_per_step
@@ -182,7 +181,7 @@ class FunctionalModel(ParameterVectors):
         state: State,
         examples: Examples,
         adapting: bool,
-        whole: Whole | None = None,
+        whole: Whole | None = None,  # of which the examples are a piece
     ) -> tuple[tf.Tensor, Tensors]:
         values, (x, chosen) = self.unravel(adapted, held), counting_inputs(examples)
         outputs, penalty = self.predict(values, state, x, adapting, chosen, whole)
@@ -239,8 +238,8 @@ class FunctionalModel(ParameterVectors):
             )
             return gradient, *(tf.convert_to_tensor(product) for product in products)
 
-        vectors = (adapted, held, vector)
-        return self._of_support(one, vectors, examples, (adapted, adapted, held))
+        like = adapted, adapted, held
+        return self._of_support(one, (adapted, held, vector), examples, like)
 
     def _of_support(
         self,
@@ -252,8 +251,8 @@ class FunctionalModel(ParameterVectors):
         if self._examples_per_step is not None:
             example_pieces.require_separate(self.model, self.predict, examples[0])
         spec = tuple(tf.TensorSpec(each.shape[1:], self.dtype) for each in like)
-        mapped, size = functools.partial(self._map, spec=spec), self._examples_per_step
-        return over_support(one, vectors, examples, like, mapped, size)
+        mapped = functools.partial(self._map, spec=spec)
+        return over_support(one, vectors, examples, like, mapped, self._examples_per_step)
 
     def _query(
         self,

@@ -15,7 +15,6 @@ from amaml_tf.training import stopping
 from amaml_tf.training.between import SaveCheckpoints
 from amaml_tf.training.checkpoints import Checkpoints
 from amaml_tf.training.dropped import DROPPED_FILE, WatchDroppedTasks
-from amaml_tf.training.lock import locked
 from amaml_tf.training.logs import LOG_FILE, CsvLog
 from amaml_tf.training.saving import Saving
 from amaml_tf.training.skipping import skipping
@@ -90,8 +89,7 @@ def train(
         Stopped: a `KeyboardInterrupt`, after a checkpoint is saved; its text says how to resume.
     """
     saving, workers = Saving(on_save_failure), Workers(learner.replicas)
-    folder = workers.folder(workdir)
-    with workers.at_work(), stopping.caught(), locked(folder):
+    with workers.at_work(workdir) as folder:
         checkpoints = Checkpoints(learner, folder, verify=verify_checkpoints)
         first = workers.begin(checkpoints, num_meta_steps, meta_batch_size, seed, log_every)
         saving.require_room(folder, checkpoints.size)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import sys
+from collections.abc import Iterator
 
 from amaml_tf.aliases import PathLike
 from amaml_tf.distribution import Replicas
 from amaml_tf.training import stopping
 from amaml_tf.training.checkpoints import Checkpoints
+from amaml_tf.training.lock import locked
 
 
 class Workers:
@@ -29,13 +31,20 @@ class Workers:
             return 0
         return 1 if sys.stdout.isatty() else 2
 
-    def folder(self, workdir: PathLike) -> pathlib.Path:
-        """Returns the folder that this worker writes to."""
-        return pathlib.Path(workdir) if self._others is None else self._others.folder(workdir)
+    @contextlib.contextmanager
+    def at_work(self, workdir: PathLike) -> Iterator[pathlib.Path]:
+        """Holds the lock of the folder that this worker writes to, and yields it.
 
-    def at_work(self) -> contextlib.AbstractContextManager[None]:
-        """A context in which the loss of another worker is told in a sentence."""
-        return contextlib.nullcontext() if self._others is None else self._others.losses_told()
+        Signals are caught, and the loss of another worker is told in a sentence.
+        """
+        with contextlib.ExitStack() as stack:
+            folder = pathlib.Path(workdir)
+            if self._others is not None:
+                stack.enter_context(self._others.losses_told())
+                folder = self._others.folder(workdir)
+            stack.enter_context(stopping.caught())
+            stack.enter_context(locked(folder))
+            yield folder
 
     def begin(self, checkpoints: Checkpoints, *settings: int) -> int:
         """Resumes the run, on all workers from the chief's checkpoint; returns its meta-step.
