@@ -1,4 +1,4 @@
-"""amaml-train in a process of its own, on logical CPUs: `python worker.py DEVICES PAUSE FLAGS...`."""
+"""amaml-train in a process of its own, on logical CPUs: `worker.py DEVICES PAUSE FLAGS...`."""
 
 import os
 import sys
@@ -6,8 +6,8 @@ import time
 
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
-import keras  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import keras
+import tensorflow as tf
 
 NUM_DEVICES, PAUSE = int(sys.argv.pop(1)), float(sys.argv.pop(1))
 
