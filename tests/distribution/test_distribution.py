@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -187,6 +188,54 @@ def test_workers_with_different_settings(tmp_path):
     assert one != 0
     assert other == 1
     assert "got another meta_learning_rate on worker 1: 0.2 here, 0.1 there" in errors
+
+
+@contextlib.contextmanager
+def two_hosts():
+    """Two network namespaces with an address each, joined by a cable; what runs a command there."""
+    here = f"amaml{os.getpid()}"
+    names = [f"{here}{end}" for end in "ab"]
+    ends = [f"v{os.getpid()}{end}" for end in "ab"]
+    steps = [
+        *(["netns", "add", name] for name in names),
+        ["link", "add", ends[0], "type", "veth", "peer", "name", ends[1]],
+        *(["link", "set", end, "netns", name] for end, name in zip(ends, names, strict=True)),
+    ]
+    for number, (end, name) in enumerate(zip(ends, names, strict=True), 1):
+        steps.append(["-n", name, "addr", "add", f"10.213.47.{number}/24", "dev", end])
+        steps.append(["-n", name, "link", "set", end, "up"])
+        steps.append(["-n", name, "link", "set", "lo", "up"])
+    try:
+        for step in steps:
+            done = subprocess.run(["ip", *step], capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"ip {' '.join(step)}: {done.stderr.strip()}")
+        yield [["ip", "netns", "exec", name] for name in names]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("ip") is None, reason="needs the program ip (iproute2)")
+def test_hosts_with_their_own_addresses(alone, tmp_path):
+    hosts = ["10.213.47.1:12345", "10.213.47.2:12345"]
+    with two_hosts() as prefixes:
+        workers = [
+            start(
+                tmp_path,
+                "--num_meta_steps=20",
+                "--distribution=multi_worker",
+                prefix=prefix,
+                TF_CONFIG=json.dumps(
+                    {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
+                ),
+            )
+            for index, prefix in enumerate(prefixes)
+        ]
+        ends = finish(workers)
+    assert [status for status, _ in ends] == [0, 0], ends[0][1][-2000:]
+    assert_like(tmp_path, alone)
 
 
 @pytest.mark.parametrize(
