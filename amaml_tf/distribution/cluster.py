@@ -51,7 +51,6 @@ def multi_worker() -> Replicas:
     """
     _require_cluster()
     try:
-        # A ring is the one way of CPUs to communicate; GPUs choose theirs.
         return Replicas(tf.distribute.MultiWorkerMirroredStrategy())
     except RuntimeError as error:
         raise UsageError(
@@ -60,8 +59,8 @@ def multi_worker() -> Replicas:
         ) from error
     except tf.errors.OpError as error:
         raise UsageError(
-            "Expected the address of this worker in TF_CONFIG to be free and its own, got: "
-            f"{' '.join(str(error).split()):.200}; pass another port or host."
+            "Expected workers that reach each other at the addresses in TF_CONFIG, and a free port "
+            f"here, got: {' '.join(str(error).split()):.200}; pass other ports or hosts."
         ) from error
 
 

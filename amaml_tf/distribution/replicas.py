@@ -131,7 +131,8 @@ class Replicas:
         count = max(len(self.workers), 1)
         if place % self._num_local:
             return tf.zeros([2 * count], dtype)
-        mine = tf.stack([tf.cast(self._signal, dtype), tf.cast(_checksum(tasks), dtype)])
+        checksum = _checksum(tasks) if self.spans_processes else 0
+        mine = tf.stack([tf.cast(self._signal, dtype), tf.cast(checksum, dtype)])
         return tf.reshape(tf.one_hot(self.worker, count, dtype=dtype)[:, None] * mine, [-1])
 
     def _read_notes(self, notes: tf.Tensor) -> list[tf.Operation]:
@@ -221,11 +222,13 @@ class Replicas:
         """Raises TrainingError, in a sentence, if another worker is lost."""
         try:
             yield
-        except tf.errors.OpError as error:
-            if not self.spans_processes or isinstance(error, _OWN):
-                raise
+        except tf.errors.InvalidArgumentError as error:
             if _UNLIKE in str(error):
-                raise TrainingError(_UNLIKE) from error
+                raise TrainingError(_UNLIKE) from None
+            raise
+        except _OF_OTHERS as error:
+            if not self.spans_processes:
+                raise
             text = " ".join(str(error.message).split())
             found = re.search(r"aborted by: (.*?)(?:\.|; |$| \[)", text)
             reason = found[1] if found else text
@@ -236,8 +239,15 @@ class Replicas:
             ) from None
 
 
-#: Failures that another worker has nothing to do with.
-_OWN = (tf.errors.ResourceExhaustedError,)
+#: What a sum over all workers fails with if one of them is lost.
+_OF_OTHERS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+)
 _UNLIKE = (
     "Expected the same episodes on all workers, got others on some: a generator or a data set of "
     "your own must depend on nothing but the seed and the number of the episode."
