@@ -9,7 +9,7 @@ import sys
 import pytest
 from project import ROOT
 
-CLUSTER = ROOT / "export" / "cluster"
+CLUSTER = ROOT / "docs" / "clusters"
 COMMAND = [sys.executable, "-c", "import os; print(os.environ['TF_CONFIG'])"]
 
 
