@@ -11,6 +11,7 @@ from absl import flags
 
 from amaml_tf.distribution import DISTRIBUTIONS, Replicas, replicas_of
 from amaml_tf.experiment import Experiment
+from amaml_tf.training import stopping
 
 # Not a setting of the experiment: the result does not depend on it.
 _DISTRIBUTION = flags.DEFINE_enum(
@@ -37,6 +38,7 @@ def replicas(experiment: Experiment) -> Iterator[Replicas | None]:
     if found is None or not found.spans_processes:
         yield found
         return
+    stopping.renew()
     settings = dataclasses.asdict(experiment)
     with contextlib.ExitStack() as stack:
         if not found.is_chief:

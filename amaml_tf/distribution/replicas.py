@@ -16,6 +16,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+# TensorFlow has no public name for it: an error that ends the other processes of a cluster.
+from tensorflow.python.eager import context
+
 from amaml_tf.aliases import PathLike
 from amaml_tf.distribution.packing import Packing
 from amaml_tf.errors import TrainingError, UsageError
@@ -93,8 +96,8 @@ class Replicas:
         packings: list[Packing[P]] = []
 
         def on_replica(values: V, tasks: T) -> tf.Tensor:
-            context = tf.distribute.get_replica_context()
-            place = int(tf.get_static_value(context.replica_id_in_sync_group))
+            replica = tf.distribute.get_replica_context()
+            place = int(tf.get_static_value(replica.replica_id_in_sync_group))
             begin, end = (num_tasks * at // self.number for at in (place, place + 1))
             share = tf.nest.map_structure(lambda each: each[begin:end], tasks)
             with keras_patches.losses_of_one_device():
@@ -103,7 +106,7 @@ class Replicas:
             packings.append(found)
             notes = self._notes(place, tasks, found.dtype)
             vector = tf.concat([notes, found.vector], axis=0)
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, vector)
+            return replica.all_reduce(tf.distribute.ReduceOp.SUM, vector)
 
         total = self._of_first(self._strategy.run(on_replica, args=(values, tasks)))
         size = 2 * max(len(self.workers), 1)
@@ -193,10 +196,10 @@ class Replicas:
 
     def _sum(self, values: tf.Tensor) -> tf.Tensor:
         def on_replica(values: tf.Tensor) -> tf.Tensor:
-            context = tf.distribute.get_replica_context()
-            place = int(tf.get_static_value(context.replica_id_in_sync_group))
+            replica = tf.distribute.get_replica_context()
+            place = int(tf.get_static_value(replica.replica_id_in_sync_group))
             mine = tf.zeros_like(values) if place % self._num_local else tf.identity(values)
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
+            return replica.all_reduce(tf.distribute.ReduceOp.SUM, mine)
 
         return self._of_first(self._strategy.run(on_replica, args=(values,)))
 
@@ -219,24 +222,38 @@ class Replicas:
 
     @contextlib.contextmanager
     def losses_told(self) -> Iterator[None]:
-        """Raises TrainingError, in a sentence, if another worker is lost."""
+        """Raises TrainingError, in a sentence, if another worker is lost.
+
+        If this one fails, the others are told, so that they do not wait for it.
+        """
+        if not self.spans_processes:
+            yield
+            return
         try:
             yield
-        except tf.errors.InvalidArgumentError as error:
-            if _UNLIKE in str(error):
+        except _OF_OTHERS as error:
+            raise TrainingError(self._loss(error)) from None
+        except BaseException as error:
+            are_all_stopped = isinstance(error, KeyboardInterrupt) and self.signal() is not None
+            if not are_all_stopped:
+                self._tell_others(error)
+            if isinstance(error, tf.errors.InvalidArgumentError) and _UNLIKE in str(error):
                 raise TrainingError(_UNLIKE) from None
             raise
-        except _OF_OTHERS as error:
-            if not self.spans_processes:
-                raise
-            text = " ".join(str(error.message).split())
-            found = re.search(r"aborted by: (.*?)(?:\.|; |$| \[)", text)
-            reason = found[1] if found else text
-            raise TrainingError(
-                f"Expected all {len(self.workers)} workers to be at work, but worker {self.worker} "
-                f"has lost another ({reason:.160}); start all of them again with the same command "
-                "to go on from the newest checkpoint."
-            ) from None
+
+    def _loss(self, error: tf.errors.OpError) -> str:
+        text = " ".join(str(error.message).split())
+        found = re.search(r"aborted by: (.*?)(?:\.|; |$| \[)", text)
+        return (
+            f"Expected all {len(self.workers)} workers to be at work, but worker {self.worker} has "
+            f"lost another ({found[1] if found else text:.160}); start all of them again with the "
+            "same command to go on from the newest checkpoint."
+        )
+
+    def _tell_others(self, error: BaseException) -> None:
+        reason = f"worker {self.worker} ended: {type(error).__name__}"
+        with contextlib.suppress(tf.errors.OpError):  # they may have ended as well
+            context.context().report_error_to_cluster(tf.errors.ABORTED, reason)
 
 
 #: What a sum over all workers fails with if one of them is lost.

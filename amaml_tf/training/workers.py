@@ -55,6 +55,7 @@ class Workers:
         checkpoints.resume()
         if self._others is None:
             return checkpoints.step
+        stopping.renew()
         stopping.hold()  # a worker that stops by itself would leave the others behind
         self._others.announce(None)
         named = {f"argument {number} of train": value for number, value in enumerate(settings)}
