@@ -98,12 +98,13 @@ def main(_: list[str]) -> None:
     rows: list[dict[str, Any]] = []
     first: dict[str, Any] = {}
     print(f"{'':34}{'MiB':>8}{'seconds':>10}{'ratio':>8}{'difference':>12}")
-    for name, (_, options) in CASES.items():
+    for name, (network, options) in CASES.items():
         row = apart("parts", f"--case={name}")
         if row is None:
             continue
         if not options:
             first = row
+        row["network"] = network
         row["ratio"] = row["seconds"] / first["seconds"]
         row["difference"] = abs(row["norm"] / first["norm"] - 1)
         rows.append(row)
