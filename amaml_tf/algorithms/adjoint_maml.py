@@ -107,11 +107,19 @@ class AdjointMAML(FlowBased):
     def rates(self, adapted: tf.Tensor) -> tf.Tensor:
         return self.learned.rates(adapted)
 
-    def _times(self, num_tasks: int | tf.Tensor, dtype: tf.DType) -> Scalar:
+    @property
+    def needs_places(self) -> bool:  # type: ignore[override]
+        return self.shortest_time is not None
+
+    def _times(
+        self, num_tasks: int | tf.Tensor, places: tf.Tensor | None, dtype: tf.DType
+    ) -> Scalar:
         """Returns how long to adapt each task of a meta-update: a scalar, or `[B]`."""
         if self.shortest_time is None:
             return self.final_time()
-        if isinstance(num_tasks, int):
+        if places is not None:  # these are some tasks of a batch
+            pass
+        elif isinstance(num_tasks, int):
             if num_tasks < 2:
                 raise UsageError(
                     f"Expected batches of 2 tasks or more with shortest_time={self.shortest_time}, "
@@ -129,11 +137,13 @@ class AdjointMAML(FlowBased):
         state: State,
         episodes: Episodes,
         task_clip_norm: float | None = None,
+        places: tf.Tensor | None = None,
     ) -> MetaGradients:
         support, query = episodes
         num_tasks = number_of_tasks(episodes)
         parameters = function.parameters()
         own = [v.value for v in self.variables]
+        times = self._times(num_tasks, places, function.dtype)
         probe = tf.zeros([num_tasks, 4], function.dtype)
         # Two tapes, because between them every task still has its own gradient.
         with tf.GradientTape(watch_accessed_variables=False) as to_start:
@@ -141,15 +151,8 @@ class AdjointMAML(FlowBased):
             start = self.start(function, parameters, num_tasks)
         with tf.GradientTape(watch_accessed_variables=False) as to_end:
             to_end.watch([*start, probe])
-            adaptation = adapt(
-                self.flow,
-                function,
-                state,
-                support,
-                start,
-                final_time=self._times(num_tasks, function.dtype),
-                probe=probe,
-            )
+            given = (self.flow, function, state, support, start)
+            adaptation = adapt(*given, final_time=times, probe=probe)
         losses, into_adapted, into_held, outputs = function.query_gradient(
             adaptation.adapted, start.held, state, *query
         )

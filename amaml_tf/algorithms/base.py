@@ -61,7 +61,11 @@ class Algorithm(Configurable, abc.ABC):
 
     Attributes:
         variables: the algorithm's own meta-parameters, learned together with the initialization.
+        needs_places: whether a task's part of the meta-gradient depends on where the task stands in
+            the meta-batch. `meta_gradients` then has a further argument `places`.
     """
+
+    needs_places = False
 
     def __init__(self) -> None:
         self.variables: list[keras.Variable] = []

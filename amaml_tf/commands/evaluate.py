@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import pathlib
 
-from absl.flags import DEFINE_string
+from absl.flags import DEFINE_string, adopt_module_key_flags
 
-from amaml_tf.commands import flags, running
+from amaml_tf.commands import distributed, flags, running
 from amaml_tf.commands.outputs import evaluation_file
 from amaml_tf.commands.reporting import report_evaluation
 from amaml_tf.errors import UsageError
@@ -26,6 +26,8 @@ from amaml_tf.experiment import Experiment
 from amaml_tf.training import require_checkpoint, restore
 from amaml_tf.training.checkpoint_files import CheckpointFolder
 from amaml_tf.training.validation import best_step
+
+adopt_module_key_flags(distributed)
 
 _EVALUATION_FILE = DEFINE_string(
     "evaluation_file",
@@ -51,10 +53,14 @@ def main(kind: type[Experiment] = Experiment) -> None:
     require_checkpoint(workdir)  # before the data, which can take a while
     which = _which(workdir)
     experiment.prepare()
-    family = experiment.make_family()
-    learner = experiment.make_learner(family)
-    step = restore(learner, workdir, which)
-    report_evaluation(experiment, family, learner, step, path)
+    with distributed.replicas(experiment) as replicas:
+        family = experiment.make_family()
+        learner = experiment.make_learner(family)
+        learner.distribute(replicas)
+        step = restore(learner, workdir, which)
+        if replicas is not None and not replicas.is_chief:
+            path = replicas.folder(workdir) / path.name
+        report_evaluation(experiment, family, learner, step, path)
 
 
 def _which(workdir: pathlib.Path) -> int | str:

@@ -12,12 +12,13 @@ import pathlib
 from collections.abc import Callable, Mapping
 
 import keras
-from absl.flags import DEFINE_integer
+from absl.flags import DEFINE_integer, adopt_module_key_flags
 
-from amaml_tf.commands import flags, running
+from amaml_tf.commands import distributed, flags, running
 from amaml_tf.commands.replay import replay_episode
 from amaml_tf.commands.reporting import files_of_evaluation, is_evaluated, report_evaluation
 from amaml_tf.commands.run_statistics import STATISTICS_FILE, keep_statistics
+from amaml_tf.distribution import Replicas
 from amaml_tf.errors import UsageError
 from amaml_tf.evaluation import EVALUATION_FILE
 from amaml_tf.experiment import CONFIG_FILE, Experiment
@@ -28,6 +29,8 @@ from amaml_tf.tasks import TaskFamily
 from amaml_tf.training import has_checkpoint, locked, train
 from amaml_tf.training.profiling import Profile
 from amaml_tf.training.tensorboard import TENSORBOARD_FOLDER
+
+adopt_module_key_flags(distributed)
 
 _REPLAY_EPISODE = DEFINE_integer(
     "replay_episode",
@@ -47,17 +50,23 @@ _PROFILE = DEFINE_integer(
 def main(kind: type[Experiment] = Experiment) -> None:
     """Trains as the flags say, then evaluates."""
     experiment, workdir = flags.read(kind), flags.workdir()
-    experiment.require_free_or_own(workdir)
     if experiment.patience is not None and experiment.validate_every is None:
         raise UsageError(
             f"Expected --validate_every with --patience={experiment.patience}, got none; pass it."
         )
     experiment.prepare()
+    with distributed.replicas(experiment) as replicas:
+        _main(experiment, workdir if replicas is None else replicas.folder(workdir), replicas)
+
+
+def _main(experiment: Experiment, workdir: pathlib.Path, replicas: Replicas | None) -> None:
+    experiment.require_free_or_own(workdir)
     family = experiment.make_family()
     learner = experiment.make_learner(family)
     if _REPLAY_EPISODE.value is not None:
         replay_episode(experiment, family, learner, workdir, _REPLAY_EPISODE.value)
         return
+    learner.distribute(replicas)
     with locked(workdir):
         experiment.require_free_or_own(workdir)  # another process may have been there first
         _train_and_evaluate(experiment, family, learner, workdir)
@@ -105,7 +114,10 @@ def _train_and_evaluate(
         )
     keep_statistics(experiment, family, learner, workdir)
     path = workdir / EVALUATION_FILE
-    if not is_evaluated(path, step):
+    is_done = is_evaluated(path, step)
+    if learner.replicas is not None:
+        is_done = learner.replicas.of_chief(is_done)
+    if not is_done:
         report_evaluation(experiment, family, learner, step, path)
 
 

@@ -10,7 +10,8 @@ import tensorflow as tf
 from amaml_tf.aliases import Tensors
 from amaml_tf.episodes import Episodes, number_of_tasks
 from amaml_tf.errors import AdaptationError, UsageError
-from amaml_tf.functional.model import FunctionalModel, State, is_noise
+from amaml_tf.functional.model import FunctionalModel, State
+from amaml_tf.functional.parameters import is_noise
 from amaml_tf.functional.query_statistics import Queries
 from amaml_tf.learner.curves import Point
 from amaml_tf.learner.meta_learner import MetaLearner

@@ -155,6 +155,8 @@ class Experiment(RunSettings):
             loss=family.loss,
             metrics=family.metrics(),
             task_clip_norm=self.task_clip_norm,
+            tasks_per_step=self.tasks_per_step,
+            examples_per_step=self.examples_per_step,
             on_failure=self.on_failure or "raise",
             vectorize="auto" if self.deterministic else self.vectorize,
             jit_compile="auto" if self.deterministic else self.jit_compile,

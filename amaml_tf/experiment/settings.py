@@ -9,6 +9,7 @@ from amaml_tf.algorithms.learned_flow import LEARNED_RATES
 from amaml_tf.experiment.declaration import IN_EVALUATION, ON_RESUMING, setting
 from amaml_tf.experiment.evaluation_settings import MOST_SEED, EvaluationSettings
 from amaml_tf.experiment.model_settings import ModelSettings
+from amaml_tf.experiment.resources import Resources
 from amaml_tf.experiment.safeguards import MOST_META_STEPS, Safeguards
 from amaml_tf.experiment.solver_settings import SolverSettings
 from amaml_tf.flow.gradient_flow import ADJOINTS
@@ -23,7 +24,7 @@ def _adjoint_solvers() -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(EvaluationSettings, ModelSettings, SolverSettings, Safeguards):
+class Settings(EvaluationSettings, ModelSettings, SolverSettings, Safeguards, Resources):
     """Everything that decides how a training run goes, and how it is evaluated, as plain values.
 
     Each field is a flag of the commands. None leaves a setting to the default of the class that it

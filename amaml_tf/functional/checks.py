@@ -52,6 +52,6 @@ def refuse_losses_of_activities(model: keras.Model, losses: Sequence[tf.Tensor])
     if len(losses) > len(regularized):
         raise UsageError(
             f"Expected no activity regularizers and no add_loss in {model.name!r}, because the "
-            "examples have weights, which do not reach such losses; leave the weights out, or the "
-            "losses."
+            "examples have weights, or come in pieces of examples_per_step: neither reaches such "
+            "losses. Leave these out, or the losses."
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from amaml_tf.aliases import Tensors
+from amaml_tf.episodes import Examples
 
 
 def counts(weight: Tensors) -> tf.Tensor:
@@ -42,6 +43,15 @@ def blanked(outputs: Tensors, chosen: tf.Tensor) -> Tensors:
         return tf.where(_to_rank(chosen, output.shape.rank), output, nothing)
 
     return tf.nest.map_structure(one, outputs)
+
+
+def counting_inputs(examples: Examples) -> tuple[Tensors, tf.Tensor | None]:
+    """Returns the inputs of one task, and which examples count (None: all)."""
+    x, _, *weight = examples
+    if not weight:
+        return x, None
+    chosen = counts(weight)
+    return filled(x, chosen), chosen
 
 
 def _filled(values: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:

@@ -1,11 +1,12 @@
 """Changes to the behaviour of Keras and TensorFlow that the gradient flow needs.
 
-Three functions are replaced permanently when the first model is traced: `tf.nn.moments`,
-`BatchNormalization.call`, and the one by which Keras asks for a GPU before it takes a kernel of
-cuDNN for an LSTM or GRU. The replacements do what the originals do, except in a thread that is
-inside one of the contexts below. Therefore threads can trace at the same time, and other code in
-the process sees no difference. `tests/functional/test_keras_patches.py` asserts the behaviour of
-Keras and TensorFlow that makes each patch necessary, and fails when this behaviour changes.
+Four functions are replaced permanently when the first model is traced: `tf.nn.moments`,
+`BatchNormalization.call`, the scaling of losses under a `tf.distribute.Strategy`, and the one by
+which Keras asks for a GPU before it takes a kernel of cuDNN for an LSTM or GRU. The replacements do
+what the originals do, except in a thread that is inside one of the contexts below. Therefore
+threads can trace at the same time, and other code in the process sees no difference.
+`tests/functional/test_keras_patches.py` asserts the behaviour of Keras and TensorFlow that makes
+each patch necessary, and fails when this behaviour changes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+# Keras does not export the function that divides a loss by the number of replicas.
+from keras.src.losses import loss as losses
+
 from amaml_tf.errors import UsageError
 
 
@@ -32,12 +36,14 @@ class _Wanted(threading.local):
             `training` is; None leaves the choice to Keras.
         forget: batch normalization stores the statistics of this batch, not a moving average.
         chosen: bool `[n]`, the examples whose statistics batch normalization computes; None: all.
+        whole_losses: losses are not divided by the number of replicas.
     """
 
     twice_differentiable = False
     batch_statistics: bool | None = None
     forget = False
     chosen: tf.Tensor | None = None
+    whole_losses = False
 
 
 _WANTED = _Wanted()
@@ -93,6 +99,17 @@ def statistics_of_some(chosen: tf.Tensor | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def losses_of_one_device() -> Iterator[None]:
+    """Makes losses under a strategy what they are on one device.
+
+    Keras divides a mean by the number of replicas, because it adds up the losses of all. But a task
+    is on one replica alone: its loss, and what it is adapted by, must not depend on the others.
+    """
+    with _asked_for(whole_losses=True):
+        yield
+
+
+@contextlib.contextmanager
 def _asked_for(**wanted: bool | tf.Tensor | None) -> Iterator[None]:
     _install()
     before = {name: getattr(_WANTED, name) for name in wanted}
@@ -112,7 +129,17 @@ def _install() -> None:
             layer.call = _replaced_call(layer.call)
             search = _RECURRENT._is_gpu_available  # noqa: SLF001 - it has no public name
             _RECURRENT._is_gpu_available = _replaced_search(search)  # noqa: SLF001
+            name = "scale_loss_for_distribution"
+            setattr(losses, name, _replaced_scaling(getattr(losses, name)))
             _installed = True
+
+
+def _replaced_scaling(original: Any) -> Any:
+    @functools.wraps(original)
+    def scaled(value: tf.Tensor) -> tf.Tensor:
+        return value if _WANTED.whole_losses else original(value)
+
+    return scaled
 
 
 def _replaced_moments(original: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -16,6 +17,7 @@ from keras.src.trainers.compile_utils import CompileLoss
 
 from amaml_tf.aliases import LossFunction, Tensors
 from amaml_tf.errors import UsageError
+from amaml_tf.functional.example_pieces import Whole
 from amaml_tf.functional.example_weights import filled
 
 #: Names for which Keras chooses a loss by the shapes of labels and outputs.
@@ -69,7 +71,11 @@ class TaskLoss:
         self._losses = _Losses(loss, loss_weights, self._names, dtype)
 
     def __call__(
-        self, y_true: Tensors, y_pred: Tensors, weight: Tensors | None = None
+        self,
+        y_true: Tensors,
+        y_pred: Tensors,
+        weight: Tensors | None = None,
+        whole: Whole | None = None,
     ) -> tf.Tensor:
         """Returns the loss, a scalar.
 
@@ -78,6 +84,8 @@ class TaskLoss:
             y_pred: outputs.
             weight: weights of the n examples, `[n]` (or `[n, steps]` for outputs with steps), one
                 for all outputs or one for each. None: 1.
+            whole: the set of examples of which these are a piece; the losses of all pieces add up
+                to that of the set. None: these are the set.
         """
         names = self._names_of(y_pred)
         if len(names) > 1 and not isinstance(y_true, (list, tuple, dict)):
@@ -85,9 +93,9 @@ class TaskLoss:
                 f"Expected targets for each of the {len(names)} outputs of the model, got one "
                 "tensor; give a list of them, or a dict by the outputs' names."
             )
-        if isinstance(weight, dict) and isinstance(y_pred, (list, tuple)):
-            weight = [weight.get(str(name)) for name in names]
-        value = self._losses(y_true, y_pred, weight)
+        if isinstance(y_pred, (list, tuple)):
+            weight = _listed(weight, names)
+        value = self._losses(y_true, y_pred, _of_pieces(weight, whole, y_pred, names))
         if value is None:
             raise UsageError("Expected a loss of one output or more, got none; pass one.")
         return value
@@ -149,13 +157,44 @@ def _compute_in(loss: keras.losses.Loss, dtype: tf.DType) -> None:
     loss._dtype = dtype.name  # noqa: SLF001
 
 
+@dataclasses.dataclass(frozen=True)
+class _OfPiece:
+    """The weights of a piece of the examples, and what it must know of the whole set."""
+
+    weight: tf.Tensor | None
+    whole: Whole
+    weight_of_all: tf.Tensor | None
+
+
+def _of_pieces(
+    weight: Tensors | None, whole: Whole | None, y_pred: Tensors, names: Sequence[str | int]
+) -> Any:
+    """Returns the weights as `_value` takes them: a structure of `_OfPiece` if there are pieces."""
+    if whole is None:
+        return weight
+    if weight is None:
+        return _OfPiece(None, whole, None)
+    of_all = whole.weight
+    if isinstance(y_pred, (list, tuple)):
+        of_all = _listed(of_all, names)
+    return keras.tree.map_structure(lambda w, v: _OfPiece(w, whole, v), weight, of_all)
+
+
+def _listed(weight: Tensors | None, names: Sequence[str | int]) -> Tensors | None:
+    """Returns weights by the outputs' names in the order of the outputs."""
+    return [weight.get(str(name)) for name in names] if isinstance(weight, dict) else weight
+
+
 def _value(
     loss: keras.losses.Loss,
     y_true: tf.Tensor,
     y_pred: tf.Tensor,
-    weight: tf.Tensor | None = None,
+    weight: tf.Tensor | _OfPiece | None = None,
 ) -> tf.Tensor:
     """Returns the loss of one output, a scalar."""
+    if isinstance(weight, _OfPiece):
+        share = _share(loss, y_true, y_pred, weight.weight, weight.whole, weight.weight_of_all)
+        return _value(loss, y_true, y_pred, weight.weight) * share
     value = loss(y_true, y_pred) if weight is None else _weighted(loss, y_true, y_pred, weight)
     if value.shape.rank not in (0, None):
         raise UsageError(
@@ -163,6 +202,35 @@ def _value(
             f"of {loss.name!r}; give it the reduction 'sum_over_batch_size' or 'sum'."
         )
     return value
+
+
+def _share(
+    loss: keras.losses.Loss,
+    y_true: tf.Tensor,
+    y_pred: tf.Tensor,
+    weight: tf.Tensor | None,
+    whole: Whole,
+    weight_of_all: tf.Tensor | None,
+) -> tf.Tensor | float:
+    """Returns by what the loss of a piece is multiplied, so that pieces add up to the whole.
+
+    Raises:
+        UsageError: they do not add up.
+    """
+    if _reduces_by_itself(loss, y_true, y_pred) or get_keras_mask(y_pred) is not None:
+        raise UsageError(
+            f"Expected a loss that is a sum or a mean over examples, because examples_per_step is "
+            f"given, got {loss.name!r}, which masks steps or reduces by itself; give a function "
+            "that returns a value for each example, or leave examples_per_step out."
+        )
+    if loss.reduction == "sum":
+        return 1.0
+    if weight is None or weight_of_all is None:
+        return whole.share(y_pred)
+    if loss.reduction != "mean_with_sample_weight":
+        weight, weight_of_all = weight != 0, weight_of_all != 0
+    here, there = (tf.reduce_sum(tf.cast(each, y_pred.dtype)) for each in (weight, weight_of_all))
+    return tf.math.divide_no_nan(here, there)
 
 
 def _weighted(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import keras
 import tensorflow as tf
 
 from amaml_tf.aliases import Tensors
 from amaml_tf.episodes import Examples
-from amaml_tf.functional import keras_patches
+from amaml_tf.functional import example_pieces, keras_patches
 from amaml_tf.functional.checks import check_model, refuse_losses_of_activities
-from amaml_tf.functional.example_weights import blanked, counts, filled
+from amaml_tf.functional.example_pieces import Whole, over_support
+from amaml_tf.functional.example_weights import blanked, counting_inputs
 from amaml_tf.functional.loss import Loss, LossWeights, TaskLoss
-from amaml_tf.functional.parameters import ParameterVectors
+from amaml_tf.functional.parameters import ParameterVectors, is_noise
 
 T = TypeVar("T")
 #: Values of the non-trainable variables of a model: statistics and random seeds.
@@ -42,6 +43,8 @@ class FunctionalModel(ParameterVectors):
         adapted: for every trainable variable, whether adaptation changes it; None: all.
         vectorize: whether to evaluate the tasks as one vectorised program (`tf.vectorized_map`) or
             separately, in parallel (`tf.map_fn`). Which is faster depends on layers and device.
+        examples_per_step: the largest number of support examples of a task that are evaluated at a
+            time; None: all.
 
     Raises:
         UsageError: if the model is not built, has no variable to adapt or mixes dtypes, an adapted
@@ -57,10 +60,13 @@ class FunctionalModel(ParameterVectors):
         batch_statistics: bool = True,
         adapted: Sequence[bool] | None = None,
         vectorize: bool = True,
+        examples_per_step: int | None = None,
     ) -> None:
         check_model(model)
+        example_pieces.check(examples_per_step, model, batch_statistics)
         super().__init__(model, adapted)
         self.batch_statistics = batch_statistics
+        self._examples_per_step = examples_per_step
         names = getattr(model, "output_names", None) or ()
         self.loss = TaskLoss(loss, self.dtype, loss_weights, names)
         self.arrange(vectorize)
@@ -83,6 +89,7 @@ class FunctionalModel(ParameterVectors):
             batch_statistics=self.batch_statistics,
             adapted=self.adapted,
             vectorize=False,
+            examples_per_step=self._examples_per_step,
         )
 
     def state(self) -> State:
@@ -118,6 +125,7 @@ class FunctionalModel(ParameterVectors):
         x: Tensors,
         adapting: bool,
         chosen: tf.Tensor | None = None,
+        whole: Whole | None = None,
     ) -> tuple[Tensors, tf.Tensor]:
         """Returns the outputs of the model for one task, and the sum of its layers' losses.
 
@@ -127,6 +135,7 @@ class FunctionalModel(ParameterVectors):
             x: inputs, `[n, ...]`.
             adapting: whether dropout and other noise is active.
             chosen: bool `[n]`, the examples that count; None: all.
+            whole: of which `x` is a piece, whose share of the layers' losses is returned.
         """
         with (
             keras_patches.batch_statistics(self.batch_statistics),
@@ -136,10 +145,10 @@ class FunctionalModel(ParameterVectors):
             outputs, _, losses = self.model.stateless_call(
                 list(parameters), list(state), x, return_losses=True, **self._training(adapting)
             )
-        if chosen is not None:
+        if chosen is not None or whole is not None:
             refuse_losses_of_activities(self.model, losses)
-        penalty = tf.add_n(losses) if losses else tf.zeros([], self.dtype)
-        return outputs, tf.cast(penalty, self.dtype)
+        penalty = tf.cast(tf.add_n(losses) if losses else tf.zeros([]), self.dtype)
+        return outputs, penalty if whole is None else penalty * whole.share(x)
 
     def statistics_of(
         self, parameters: Sequence[tf.Tensor], state: State, examples: Examples
@@ -150,7 +159,7 @@ class FunctionalModel(ParameterVectors):
         """
         if not self.batch_statistics:
             return list(state)
-        x, chosen = _inputs(examples)
+        x, chosen = counting_inputs(examples)
         with keras_patches.statistics_of_one_batch(), keras_patches.statistics_of_some(chosen):
             _, statistics = self.model.stateless_call(
                 list(parameters), list(state), x, **self._training(True)
@@ -169,10 +178,12 @@ class FunctionalModel(ParameterVectors):
         state: State,
         examples: Examples,
         adapting: bool,
+        whole: Whole | None = None,  # of which the examples are a piece
     ) -> tuple[tf.Tensor, Tensors]:
-        x, chosen = _inputs(examples)
-        outputs, penalty = self.predict(self.unravel(adapted, held), state, x, adapting, chosen)
-        loss = tf.cast(self.loss(examples[1], outputs, *examples[2:]), self.dtype) + penalty
+        values, (x, chosen) = self.unravel(adapted, held), counting_inputs(examples)
+        outputs, penalty = self.predict(values, state, x, adapting, chosen, whole)
+        loss = self.loss(examples[1], outputs, (*examples, None)[2], whole)
+        loss = tf.cast(loss, self.dtype) + penalty
         return loss, outputs if chosen is None else blanked(outputs, chosen)
 
     # -- a batch of tasks; examples are x, y and weight (or none), the task axis first -----------
@@ -186,14 +197,14 @@ class FunctionalModel(ParameterVectors):
     ) -> tf.Tensor:
         """Returns ∇L of the support loss with respect to `adapted`, `[B, P]`."""
 
-        def one(task: tuple[Tensors, ...]) -> tf.Tensor:
-            vector, held, *examples = task
+        def one(task: tuple[Any, ...]) -> tuple[tf.Tensor, ...]:
+            vector, held, examples, whole = task
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(vector)
-                loss, _ = self._task_loss(vector, held, state, examples, adapting=True)
-            return _dense_gradient(tape, loss, vector)
+                loss, _ = self._task_loss(vector, held, state, examples, True, whole)
+            return (_dense_gradient(tape, loss, vector),)
 
-        return self._map(one, (adapted, held, *examples))
+        return self._of_support(one, (adapted, held), examples, (adapted,))[0]
 
     def _curvature(
         self,
@@ -208,13 +219,13 @@ class FunctionalModel(ParameterVectors):
         Their shapes are `[B, P]`, `[B, P]`, `[B, Q]`.
         """
 
-        def one(task: tuple[Tensors, ...]) -> tuple[tf.Tensor, ...]:
-            point, held, direction, *examples = task
+        def one(task: tuple[Any, ...]) -> tuple[tf.Tensor, ...]:
+            point, held, direction, examples, whole = task
             with tf.GradientTape(watch_accessed_variables=False) as outer:
                 outer.watch([point, held])
                 with tf.GradientTape(watch_accessed_variables=False) as inner:
                     inner.watch(point)
-                    loss, _ = self._task_loss(point, held, state, examples, adapting=True)
+                    loss, _ = self._task_loss(point, held, state, examples, True, whole)
                 gradient = _dense_gradient(inner, loss, point)
             products = outer.gradient(
                 gradient,
@@ -224,7 +235,19 @@ class FunctionalModel(ParameterVectors):
             )
             return gradient, *(tf.convert_to_tensor(product) for product in products)
 
-        return self._map(one, (adapted, held, vector, *examples))
+        like = adapted, adapted, held
+        return self._of_support(one, (adapted, held, vector), examples, like)
+
+    def _of_support(
+        self,
+        one: Callable[..., tuple[tf.Tensor, ...]],
+        vectors: tuple[tf.Tensor, ...],
+        examples: Examples,
+        like: tuple[tf.Tensor, ...],
+    ) -> tuple[tf.Tensor, ...]:
+        if self._examples_per_step is not None:
+            example_pieces.require_separate(self.model, self.predict, examples[0])
+        return over_support(one, vectors, examples, like, self._map, self._examples_per_step)
 
     def _query(
         self,
@@ -274,20 +297,6 @@ class FunctionalModel(ParameterVectors):
         results = traced.get_concrete_function(task).structured_outputs
         signature = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), results)
         return tf.map_fn(traced, tasks, fn_output_signature=signature, parallel_iterations=8)
-
-
-def _inputs(examples: Examples) -> tuple[Tensors, tf.Tensor | None]:
-    """Returns the inputs of one task, and which examples count (None: all)."""
-    x, _, *weight = examples
-    if not weight:
-        return x, None
-    chosen = counts(weight)
-    return filled(x, chosen), chosen
-
-
-def is_noise(variable: keras.Variable) -> bool:
-    """Returns whether a non-trainable variable is the seed of a layer's random numbers."""
-    return variable.path.endswith("seed_generator_state")
 
 
 def _dense_gradient(tape: tf.GradientTape, loss: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:

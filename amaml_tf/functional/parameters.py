@@ -91,3 +91,8 @@ class ParameterVectors:
 def for_every_task(vector: tf.Tensor, num_tasks: int) -> tf.Tensor:
     """Returns `vector` `[P]` repeated for every task, `[B, P]`."""
     return tf.tile(vector[tf.newaxis], [num_tasks, 1])
+
+
+def is_noise(variable: keras.Variable) -> bool:
+    """Returns whether a non-trainable variable is the seed of a layer's random numbers."""
+    return variable.path.endswith("seed_generator_state")

@@ -7,7 +7,8 @@ import tensorflow as tf
 from amaml_tf.aliases import Outputs, Tensors
 from amaml_tf.episodes import Episodes, Examples
 from amaml_tf.errors import UsageError
-from amaml_tf.functional.model import FunctionalModel, State, is_noise
+from amaml_tf.functional.model import FunctionalModel, State
+from amaml_tf.functional.parameters import is_noise
 
 #: Those of the support set, as after `learner.adapt`, or those of all queries of the task together
 #: (the transductive setting of the papers).

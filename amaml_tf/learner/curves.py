@@ -12,14 +12,14 @@ from amaml_tf.algorithms.base import MetaDiagnostics
 from amaml_tf.aliases import Outputs
 from amaml_tf.episodes import Episodes, Examples, number_of_tasks
 from amaml_tf.flow import failure
-from amaml_tf.functional.model import FunctionalModel, State
+from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.functional.query_statistics import Queries
 from amaml_tf.solvers.diagnostics import Diagnostics
 
-#: Continues adaptation: takes (support, state, adapted, stretch, longest stretch), and returns what
+#: Continues adaptation: takes (support, adapted, stretch, longest stretch), and returns what
 #: `Algorithm.advance` returns.
 Advance: TypeAlias = Callable[
-    [Examples, State, tf.Tensor, tf.Tensor, float], tuple[tf.Tensor, Diagnostics]
+    [Examples, tf.Tensor, tf.Tensor, float], tuple[tf.Tensor, Diagnostics]
 ]
 
 
@@ -80,7 +80,7 @@ def points_along(
     before = 0.0
     for time in times:
         stretch = tf.constant(time - before, function.dtype)
-        adapted, diagnostics = advance(support, state, adapted, stretch, longest)
+        adapted, diagnostics = advance(support, adapted, stretch, longest)
         diagnostics = diagnostics._replace(time=diagnostics.time + before)
         if on_failure == "raise":
             failure.check(diagnostics, time)

@@ -61,7 +61,7 @@ class EpisodeFunctions:
         """
         episodes = as_tensors(episodes)
         check_episodes(episodes)
-        result = self._programs.meta_gradients(episodes, self.function.state())
+        result, _ = self._programs.meta_step(episodes, with_before=False)
         self._check(result.diagnostics)
         return result
 
@@ -104,7 +104,7 @@ class EpisodeFunctions:
         """
         episodes = as_tensors(episodes)
         check_episodes(episodes)
-        return self._programs.query_before(episodes, self.function.state(), query_statistics)
+        return self._programs.query_before(episodes, query_statistics)
 
     def predict_along(
         self, episodes: Episodes, times: Sequence[float], *, query_statistics: str = "batch"
@@ -176,7 +176,7 @@ class EpisodeFunctions:
         """
         batch = as_tensors(support)
         check_examples(batch, axis=1)
-        adapted, diagnostics = self._programs.adapt(batch, self.function.state())
+        adapted, diagnostics = self._programs.adapt(batch)
         failure.check(diagnostics, self.algorithm.final_time())
         held = self.function.initialization(number_of_tasks(batch)).held
         return self.function.unravel(adapted, held)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from amaml_tf.algorithms.adjoint_maml import AdjointMAML
 from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics
 from amaml_tf.aliases import Outputs, Tensors
+from amaml_tf.distribution import Replicas, refuse_strategies
 from amaml_tf.episodes import Episodes, episodes_of
 from amaml_tf.errors import UsageError
 from amaml_tf.flow import failure
@@ -20,6 +21,7 @@ from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.learner.episode_functions import EpisodeFunctions
 from amaml_tf.learner.episode_metrics import EpisodeMetrics, LastBatch
 from amaml_tf.learner.meta_update import apply_if_finite
+from amaml_tf.learner.parts import Split
 from amaml_tf.learner.programs import Programs
 from amaml_tf.learner.saving import SavedLearner, remembered
 from amaml_tf.learner.task_metrics import Metrics
@@ -65,6 +67,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         self.algorithm_variables: list[keras.Variable] = []
         self._function: FunctionalModel | None = None
         self.on_failure = "raise"
+        self.replicas: Replicas | None = None
         self.built = True
 
     @remembered
@@ -77,6 +80,8 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         weighted_metrics: Metrics | None = None,
         loss_weights: LossWeights | None = None,
         task_clip_norm: float | None = None,
+        tasks_per_step: int | None = None,
+        examples_per_step: int | None = None,
         on_failure: str = "raise",
         vectorize: str = "auto",
         jit_compile: str | bool = "auto",
@@ -96,6 +101,13 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
                 one is scaled down to it before the mean over tasks is taken; the task's gradient
                 of the algorithm's own meta-parameters is scaled by the same factor. (The
                 optimizer's `global_clipnorm` clips the mean.) None (default): no clipping.
+            tasks_per_step: the largest number of tasks that are solved at a time. A larger batch is
+                solved in pieces, one after another, in the memory of one piece: meta-gradients and
+                metrics are the same to rounding. None (default): all tasks at once.
+            examples_per_step: the largest number of support examples of a task that are evaluated
+                at a time. Derivatives of the loss of a larger support set are added up over its
+                pieces. Losses must be sums or means over examples, which do not depend on each
+                other. None (default): all examples at once.
             on_failure: what happens if the adaptation of a task fails (non-finite values, too many
                 or too small steps): "raise" an error (default), or "drop" the task from losses,
                 metrics and meta-gradients and count it.
@@ -113,6 +125,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         if on_failure not in ON_FAILURE:
             raise UsageError(f"Expected on_failure to be one of {ON_FAILURE}, got {on_failure!r}.")
         self.on_failure = on_failure
+        refuse_strategies(self.model)
         ways = execution.ways(self.model, vectorize, jit_compile)
         self._function = FunctionalModel(
             self.model,
@@ -121,6 +134,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
             batch_statistics=self.batch_statistics,
             adapted=self.algorithm.adapted(self.model),
             vectorize=ways[0].vectorize,
+            examples_per_step=examples_per_step,
         )
         self.algorithm.build(self.function)
         self.algorithm_variables = list(self.algorithm.variables)
@@ -135,10 +149,20 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
             self.algorithm,
             task_clip_norm,
             ways,
+            Split(tasks_per_step, self.replicas),
             restricted=(vectorize, jit_compile) != ("auto", "auto"),
             run_eagerly=run_eagerly,
         )
         super().compile(optimizer=optimizer, jit_compile=False, run_eagerly=run_eagerly, **options)
+
+    def distribute(self, replicas: Replicas | None) -> None:
+        """Divides the tasks of every batch among `replicas` from now on; None: this device alone.
+
+        Losses, metrics, meta-gradients and evaluations are those of one device, to rounding.
+        """
+        self.replicas = replicas
+        if self._function is not None:
+            self._programs.split = self._programs.split.among(replicas)
 
     def call(self, x: Tensors, training: bool | None = None) -> Tensors:
         """Returns the predictions of the initialization itself, without adaptation."""
@@ -167,10 +191,9 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
 
     def train_step(self, data: Sequence[Any]) -> dict[str, tf.Tensor]:
         """Makes one meta-update with a batch of episodes."""
+        refuse_strategies(self.model)
         data = episodes_of(data)
-        state = self.function.state()
-        result = self._programs.meta_gradients(data, state)
-        before = self._programs.query_before(data, state)
+        result, before = self._programs.meta_step(data)
         raises = self.on_failure == "raise"
         with tf.control_dependencies(self._check(result.diagnostics, result.losses)):
             gradients = [*result.gradients, *result.algorithm_gradients]
@@ -190,6 +213,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
 
     def test_step(self, data: Sequence[Any]) -> dict[str, tf.Tensor]:
         """Adapts to the support sets of a batch and evaluates on its query sets."""
+        refuse_strategies(self.model)
         data = episodes_of(data)
         before, (losses, outputs), diagnostics = self._programs.predict(data)
         with tf.control_dependencies(self._check(diagnostics, losses)):

@@ -14,16 +14,19 @@ import tensorflow as tf
 
 from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics, MetaGradients
 from amaml_tf.algorithms.task_weights import arrived
-from amaml_tf.aliases import Outputs, Scalar
+from amaml_tf.aliases import Outputs, Scalar, Tensors
 from amaml_tf.episodes import Episodes, Examples, number_of_tasks
 from amaml_tf.errors import UsageError
 from amaml_tf.flow import failure
 from amaml_tf.functional import execution
 from amaml_tf.functional.execution import Execution
 from amaml_tf.functional.model import FunctionalModel, State
+from amaml_tf.functional.parameters import Parameters, for_every_task
 from amaml_tf.functional.query_statistics import Queries
 from amaml_tf.learner.curves import Predictions
+from amaml_tf.learner.parts import MetaStep, Part, Split, places
 from amaml_tf.learner.registered_gradients import RegisteredGradients
+from amaml_tf.learner.values import Values
 from amaml_tf.solvers.diagnostics import Diagnostics
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -37,6 +40,7 @@ class Programs:
         algorithm: how to adapt, and the meta-gradient.
         task_clip_norm: see `TaskWeights.clipped`; None clips nothing.
         ways: how the tasks may be executed; the first way that works is chosen.
+        split: the parts in which a batch of tasks is solved.
         restricted: whether the user has left out ways.
         run_eagerly: compile nothing.
 
@@ -50,6 +54,7 @@ class Programs:
         algorithm: Algorithm,
         task_clip_norm: float | None,
         ways: Sequence[Execution],
+        split: Split,
         *,
         restricted: bool,
         run_eagerly: bool,
@@ -61,31 +66,34 @@ class Programs:
             )
         self._function = function
         self._algorithm = algorithm
+        self._task_clip_norm = task_clip_norm
         self._one_task = function.side_by_side()
         #: Query losses and outputs of a batch of tasks.
         self.query = Queries(function)
-        #: What is computed of a state and of a batch of tasks.
-        self._of_tasks: dict[str, Callable[..., Any]] = {
-            "meta_gradients": functools.partial(
-                algorithm.meta_gradients, function, task_clip_norm=task_clip_norm
-            ),
-            "adapt": functools.partial(algorithm.adapt, function),
-            "advance": functools.partial(algorithm.advance, function),
-        }
         self._ways = list(ways)
         self._restricted = restricted
         self._run_eagerly = run_eagerly
+        self.split = split
         self._tried: set[str] = set()
         self._lock = threading.Lock()
         #: Frees the graphs of these programs with them. A program around them notes its own.
         self.gradients = RegisteredGradients(self)
         # For support sets of any size: XLA would compile anew for each.
         self._adapt_one = self._compiled(self._adapt_one_task, reduce_retracing=True)
+        self._of_tasks: dict[str, Callable[..., Any]] = {
+            "meta_step": self._meta_step,
+            "adapt": self._adapt,
+            "advance": self._advance,
+            "query_before": self._query_before,
+            "predict": self._predict,
+        }
+        self._in_parts = self._compiled(self._split_tasks)
         self._arrange(self._ways[0])
 
     def _compiled(self, program: F, **options: bool) -> F:
         gradients = self.gradients
 
+        @functools.wraps(program)
         def noted(*arguments: object) -> object:
             results = program(*arguments)
             gradients.note()
@@ -100,7 +108,11 @@ class Programs:
         # What XLA compiles ends before the failure check, which XLA would remove.
         self._programs: dict[str, Any] = {
             name: self._compiled(program, jit_compile=way.jit_compile)
-            for name, program in self._of_tasks.items()
+            for name, program in (
+                ("meta_gradients", self._trace_meta_gradients),
+                ("adapt", self._trace_adapt),
+                ("advance", self._trace_advance),
+            )
         }
 
     def _settled(self, name: str, *arguments: object) -> Callable[..., Any]:
@@ -112,9 +124,6 @@ class Programs:
                 self._tried.add(name)
             return self._programs[name]
 
-    def _result(self, name: str, *arguments: object) -> Any:
-        return self._settled(name, *arguments)(*arguments)
-
     def _try(self, name: str, specs: Any) -> None:
         others = any(not way.vectorize for way in self._ways)
 
@@ -122,8 +131,9 @@ class Programs:
             if way != self.execution:
                 self._arrange(way)
             if way.vectorize:
-                state, support = specs[0], specs[1][0] if name == "meta_gradients" else specs[1]
-                one = self._function.of_one_task(support, state)
+                values, tasks, *_ = specs
+                support = tasks[0] if name == "meta_gradients" else tasks
+                one = self._function.of_one_task(support, values.state)
                 execution.require_vectorizable(one, if_quick=others)
             program = self._programs[name].get_concrete_function(*specs)
             if way.jit_compile and not execution.inside_xla():
@@ -132,48 +142,109 @@ class Programs:
         found = execution.choose(self._ways, attempt, self._restricted)
         self._ways = self._ways[self._ways.index(found) :]
 
-    def meta_gradients(self, episodes: Episodes, state: State) -> MetaGradients:
-        """Returns the meta-gradient of a batch of episodes."""
-        found: MetaGradients = self._result("meta_gradients", state, episodes)
-        return found
+    def meta_step(self, episodes: Episodes, *, with_before: bool = True) -> MetaStep:
+        """Returns the meta-gradient of a batch of episodes.
 
-    def adapt(self, support: Examples, state: State) -> tuple[tf.Tensor, Diagnostics]:
+        Args:
+            episodes: a batch.
+            with_before: whether losses and outputs of the initialization are computed too.
+        """
+        if self.split.is_whole:
+            return self._meta_step(
+                Values.of(self._function, self._algorithm), (episodes, None), with_before
+            )
+        tasks = episodes, places(number_of_tasks(episodes), self._function.dtype)
+        part = self._parts("meta_step", tasks, with_before)
+        return MetaStep.of(part, len(self._function.model.trainable_variables))
+
+    def adapt(self, support: Examples) -> tuple[tf.Tensor, Diagnostics]:
         """Returns what `Algorithm.adapt` returns."""
-        found: tuple[tf.Tensor, Diagnostics] = self._result("adapt", state, support)
-        return found
+        return self._rows("adapt", (support,))
 
     def advance(
-        self,
-        support: Examples,
-        state: State,
-        adapted: tf.Tensor,
-        stretch: tf.Tensor,
-        longest: float,
+        self, support: Examples, adapted: tf.Tensor, stretch: tf.Tensor, longest: float
     ) -> tuple[tf.Tensor, Diagnostics]:
         """Returns what `Algorithm.advance` returns."""
-        found: tuple[tf.Tensor, Diagnostics] = self._result(
-            "advance", state, support, adapted, stretch, longest
-        )
-        return found
+        return self._rows("advance", (support, adapted), stretch, longest)
 
     def query_before(
-        self, episodes: Episodes, state: State, query_statistics: str = "batch"
+        self, episodes: Episodes, query_statistics: str = "batch"
     ) -> tuple[tf.Tensor, Outputs]:
         """Returns query losses and outputs of the initialization itself."""
-        if not self._tried:
-            self._settled("adapt", state, episodes[0])
-        start = self._function.initialization(number_of_tasks(episodes))
-        return self.query(*start, state, episodes, query_statistics)
+        return self._rows("query_before", (episodes,), query_statistics)
 
     def predict(self, episodes: Episodes, query_statistics: str = "batch") -> Predictions:
         """Returns query losses and outputs before and after adaptation."""
-        function, state = self._function, self._function.state()
-        adapted, diagnostics = self.adapt(episodes[0], state)
-        held = function.initialization(number_of_tasks(episodes)).held
-        after = self.query(adapted, held, state, episodes, query_statistics)
+        before, after, diagnostics = self._rows("predict", (episodes,), query_statistics)
         dropped = tf.reduce_sum(tf.cast(~arrived(diagnostics, after[0]), tf.int32))
-        before = self.query_before(episodes, state, query_statistics)
         return Predictions(before, after, MetaDiagnostics(diagnostics, None, dropped))
+
+    # -- a batch: at once, or in parts ------------------------------------------------------------
+
+    def _rows(self, name: str, tasks: tuple[Tensors, ...], *shared: object) -> Any:
+        """Returns what a program, whose results have a row for each task, gives for all tasks."""
+        if self.split.is_whole:
+            return self._of_tasks[name](Values.of(self._function, self._algorithm), tasks, *shared)
+        return self._parts(name, tasks, *shared).rows
+
+    def _parts(self, name: str, tasks: tuple[Tensors, ...], *shared: object) -> Part:
+        return self._in_parts(name, Values.of(self._function, self._algorithm), tasks, *shared)
+
+    def _split_tasks(
+        self, name: str, values: Values, tasks: tuple[Tensors, ...], *shared: object
+    ) -> Part:
+        def of_some(values: Values, tasks: tuple[Tensors, ...]) -> Part:
+            found = self._of_tasks[name](values, tasks, *shared)
+            return found.part() if isinstance(found, MetaStep) else Part([], found)
+
+        return self.split(of_some, values, tasks)
+
+    # -- some tasks, with given values of the variables ------------------------------------------
+
+    def _meta_step(
+        self, values: Values, tasks: tuple[Episodes, tf.Tensor | None], with_before: bool
+    ) -> MetaStep:
+        episodes, where = tasks
+        found = where if self._algorithm.needs_places else None
+        result = self._settled("meta_gradients", values, episodes, found)(values, episodes, found)
+        before = self._query_before(values, (episodes,), "batch") if with_before else ()
+        return MetaStep(result, before)
+
+    def _adapt(self, values: Values, tasks: tuple[Examples]) -> tuple[tf.Tensor, Diagnostics]:
+        return self._settled("adapt", values, *tasks)(values, *tasks)
+
+    def _advance(
+        self,
+        values: Values,
+        tasks: tuple[Examples, tf.Tensor],
+        stretch: tf.Tensor,
+        longest: float,
+    ) -> tuple[tf.Tensor, Diagnostics]:
+        arguments = values, *tasks, stretch, longest
+        return self._settled("advance", *arguments)(*arguments)
+
+    def _query_before(
+        self, values: Values, tasks: tuple[Episodes], query_statistics: str
+    ) -> tuple[tf.Tensor, Outputs]:
+        (episodes,) = tasks
+        if not self._tried:
+            self._settled("adapt", values, episodes[0])
+        start = self._start(values, episodes)
+        return self.query(*start, values.state, episodes, query_statistics)
+
+    def _predict(
+        self, values: Values, tasks: tuple[Episodes], query_statistics: str
+    ) -> tuple[tuple[tf.Tensor, Outputs], tuple[tf.Tensor, Outputs], Diagnostics]:
+        (episodes,) = tasks
+        adapted, diagnostics = self._adapt(values, (episodes[0],))
+        held = self._start(values, episodes).held
+        after = self.query(adapted, held, values.state, episodes, query_statistics)
+        return self._query_before(values, tasks, query_statistics), after, diagnostics
+
+    def _start(self, values: Values, episodes: Episodes) -> Parameters:
+        vectors = self._function.ravel(values.trainable)
+        number = number_of_tasks(episodes)
+        return Parameters(*(for_every_task(vector, number) for vector in vectors))
 
     def adapt_one(self, support: Examples, state: State) -> tuple[list[tf.Tensor], Diagnostics]:
         """Adapts to one task; one program serves support sets of all sizes.
@@ -194,6 +265,34 @@ class Programs:
         adapted, diagnostics = self._algorithm.adapt(self._one_task, state, batch)
         held = self._one_task.initialization(1).held
         return self._one_task.unravel(adapted[0], held[0]), diagnostics
+
+    # -- what is compiled --------------------------------------------------------------------------
+
+    def _trace_meta_gradients(
+        self, values: Values, episodes: Episodes, where: tf.Tensor | None
+    ) -> MetaGradients:
+        given = {} if where is None else {"places": where}
+        with values.held_by(self._function.model, self._algorithm):
+            return self._algorithm.meta_gradients(
+                self._function, values.state, episodes, self._task_clip_norm, **given
+            )
+
+    def _trace_adapt(self, values: Values, support: Examples) -> tuple[tf.Tensor, Diagnostics]:
+        with values.held_by(self._function.model, self._algorithm):
+            return self._algorithm.adapt(self._function, values.state, support)
+
+    def _trace_advance(
+        self,
+        values: Values,
+        support: Examples,
+        adapted: tf.Tensor,
+        stretch: tf.Tensor,
+        longest: float,
+    ) -> tuple[tf.Tensor, Diagnostics]:
+        with values.held_by(self._function.model, self._algorithm):
+            return self._algorithm.advance(
+                self._function, values.state, support, adapted, stretch, longest
+            )
 
 
 def _spec_of(argument: object) -> object:

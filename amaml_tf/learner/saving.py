@@ -13,7 +13,7 @@ import numpy as np
 
 from amaml_tf.configurable import serialized
 from amaml_tf.errors import UsageError
-from amaml_tf.functional.model import is_noise
+from amaml_tf.functional.parameters import is_noise
 from amaml_tf.learner.lossy_configs import lacking_in_config
 
 S = TypeVar("S", bound="SavedLearner")

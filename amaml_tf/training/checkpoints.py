@@ -70,6 +70,11 @@ class Checkpoints:
         """Number of meta-steps taken."""
         return int(self._optimizer.iterations)
 
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """All variables that a checkpoint holds."""
+        return [variable for _, variable in self._named()]
+
     def save(self) -> None:
         """Writes a checkpoint of the learner in its current state, unless it is written already.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import keras
@@ -17,12 +16,12 @@ from amaml_tf.training import stopping
 from amaml_tf.training.between import SaveCheckpoints
 from amaml_tf.training.checkpoints import Checkpoints
 from amaml_tf.training.dropped import DROPPED_FILE, WatchDroppedTasks
-from amaml_tf.training.lock import locked
 from amaml_tf.training.logs import LOG_FILE, CsvLog
 from amaml_tf.training.saving import Saving
 from amaml_tf.training.skipping import skipping
 from amaml_tf.training.tensorboard import TENSORBOARD_FOLDER, TensorBoard
 from amaml_tf.training.validation import Validation
+from amaml_tf.training.workers import Workers
 
 
 def train(
@@ -52,6 +51,10 @@ def train(
 
     SIGINT, SIGTERM and SIGHUP stop it after the meta-step at work, with a checkpoint; in the main
     thread only, where Python receives signals.
+
+    If the learner is distributed (`MetaLearner.distribute`), every worker calls this. The chief
+    alone writes to `workdir`, and a signal to one of the workers stops all, after the next
+    meta-step.
 
     Args:
         learner: a compiled learner.
@@ -86,17 +89,17 @@ def train(
         UsageError: another process trains in `workdir`, or no checkpoint there is whole.
         Stopped: a `KeyboardInterrupt`, after a checkpoint is saved; its text says how to resume.
     """
-    saving, folder = Saving(on_save_failure), pathlib.Path(workdir)
-    with stopping.caught(), locked(workdir), unwrapped():
-        checkpoints = Checkpoints(learner, workdir, verify=verify_checkpoints)
-        first = checkpoints.resume()
+    saving, workers = Saving(on_save_failure), Workers(learner.replicas)
+    with workers.at_work(workdir) as folder, unwrapped():
+        checkpoints = Checkpoints(learner, folder, verify=verify_checkpoints)
+        first = workers.begin(checkpoints, num_meta_steps, meta_batch_size, seed, log_every)
         saving.require_room(folder, checkpoints.size)
         logs = _logs(learner, checkpoints, folder, num_meta_steps, saving, max_dropped)
         validation = validate and Validation(
-            validate, checkpoints, workdir, saving, validate_every, keep_best, patience
+            validate, checkpoints, folder, saving, validate_every, keep_best, patience, workers
         )
-        saves = [SaveCheckpoints(checkpoints, checkpoint_every, saving), _StopAtSignals()]
-        every = [*callbacks, *logs, *([validation] if validation else []), *saves]
+        saves = SaveCheckpoints(checkpoints, checkpoint_every, saving), _StopAtSignals(workers)
+        every = [*callbacks, *logs, *filter(None, [validation]), *saves]
         try:
             is_enough = validation.catch_up() if validation else False
             while checkpoints.step < num_meta_steps and not is_enough:
@@ -106,13 +109,13 @@ def train(
                     skipping(stream, skip_episodes, meta_batch_size, step),
                     **_epochs(step, num_meta_steps, log_every),
                     callbacks=every,
-                    verbose=1 if sys.stdout.isatty() else 2,
+                    verbose=workers.verbosity,
                 )
                 is_enough = learner.stop_training
             if checkpoints.step > first:
                 checkpoints.save()
         except KeyboardInterrupt:
-            raise _stopped(checkpoints, first, num_meta_steps) from None
+            raise _stopped(checkpoints, first, num_meta_steps, workers) from None
         finally:
             stopping.release()
         return checkpoints.step - first
@@ -143,6 +146,13 @@ class _StopAtSignals(keras.callbacks.Callback):
     Before the first one there is nothing to wait for.
     """
 
+    def __init__(self, workers: Workers) -> None:
+        super().__init__()
+        self._workers = workers
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self._workers.announce()
+
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         stopping.hold()
         if batch + 1 != self.params["steps"]:
@@ -152,7 +162,7 @@ class _StopAtSignals(keras.callbacks.Callback):
         self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
-        if stopping.arrived() is not None:
+        if self._workers.signal() is not None:
             raise KeyboardInterrupt
 
 
@@ -182,10 +192,12 @@ class _RequireEpisodes(keras.callbacks.Callback):
         )
 
 
-def _stopped(checkpoints: Checkpoints, first: int, num_meta_steps: int) -> stopping.Stopped:
+def _stopped(
+    checkpoints: Checkpoints, first: int, num_meta_steps: int, workers: Workers
+) -> stopping.Stopped:
     """Saves, and returns what says so."""
     stopping.hold()
-    number, step = stopping.arrived(), checkpoints.step
+    number, step = workers.signal(), checkpoints.step
     reached = f"{stopping.by_what(number)} after meta-step {step} of {num_meta_steps}"
     if step == 0:
         reached = f"{stopping.by_what(number)} before the first meta-step, with nothing to save"

@@ -60,6 +60,10 @@ class _Watch:
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
+    def renew(self) -> None:
+        for number in self._before:
+            signal.signal(number, self._handle)
+
     def close(self) -> None:
         signal.set_wakeup_fd(self._fd_before)
         for number, handler in self._before.items():
@@ -129,6 +133,15 @@ def caught(name: str = "amaml", seconds: float = STOP_WITHIN) -> Iterator[None]:
     finally:
         _watch = None
         watch.close()
+
+
+def renew() -> None:
+    """Takes the signals back from libraries that have begun to catch them.
+
+    TensorFlow's coordination of several processes takes SIGTERM, and does nothing with it.
+    """
+    if _watch is not None:
+        _watch.renew()
 
 
 def hold() -> None:

@@ -14,6 +14,7 @@ from amaml_tf.training.between import BetweenMetaSteps
 from amaml_tf.training.checkpoints import Checkpoints
 from amaml_tf.training.csv_rows import CsvRows
 from amaml_tf.training.saving import Saving
+from amaml_tf.training.workers import Workers
 
 VALIDATION_FILE = "validation.csv"
 
@@ -31,6 +32,7 @@ class Validation(BetweenMetaSteps):
         every: meta-steps between two validations.
         keep_best: whether to keep the best checkpoint.
         patience: the training stops after so many validations without a new best; None: never.
+        workers: of the run; they measure at the same meta-steps. None: this process alone.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class Validation(BetweenMetaSteps):
         every: int,
         keep_best: bool = True,
         patience: int | None = None,
+        workers: Workers | None = None,
     ) -> None:
         super().__init__(checkpoints, every, saving)
         self._measure = measure
         self._path = pathlib.Path(workdir) / VALIDATION_FILE
         self._rows = CsvRows(self._path, checkpoints.step)
-        self._losses = _losses(self._rows.read())
+        self._workers = workers or Workers(None)
+        self._losses = self._workers.of_chief(_losses(self._rows.read()))
         self._keep_best = keep_best
         self._patience = patience
         self._keep()
@@ -63,9 +67,9 @@ class Validation(BetweenMetaSteps):
         return since >= self._patience
 
     def act(self) -> None:
-        if stopping.arrived() is not None:
+        if self._workers.signal() is not None:
             return  # it is made when the run goes on
-        stopping.release()  # a measurement may be stopped, for it is then made again
+        self._workers.release()  # a measurement may be stopped, for it is then made again
         found = self._measure()
         stopping.hold()
         step = self._checkpoints.step

@@ -5,6 +5,7 @@ A test of the first part fails on the day that upstream mends it: the patch can 
 
 import inspect
 import threading
+import types
 
 import keras
 import numpy as np
@@ -50,6 +51,18 @@ def test_upstream_moments_have_wrong_second_derivatives():
     direction = tf.constant(np.random.default_rng(1).normal(size=X.shape))
     error = curvature_of_the_variance(direction) - exact_curvature_of_the_variance(direction)
     assert np.abs(error).max() > 1e-2
+
+
+@pytest.fixture
+def four_replicas(monkeypatch):
+    """As in a replica of a strategy with four; Keras asks for nothing else."""
+    strategy = types.SimpleNamespace(num_replicas_in_sync=4)
+    monkeypatch.setattr(tf.distribute, "get_strategy", lambda: strategy)
+
+
+def test_upstream_losses_are_divided_by_the_number_of_replicas(four_replicas):
+    assert keras.losses.MeanSquaredError()(X, X + 2) == 1
+    assert keras.losses.MeanSquaredError(reduction="sum")(X, X + 2) == 24
 
 
 def test_upstream_batch_normalization_ties_its_statistics_to_training():
@@ -194,3 +207,9 @@ def test_layers_keep_their_signature_and_their_configuration():
     assert list(inspect.signature(made.call).parameters) == ["inputs", "training", "mask"]
     again = keras.layers.BatchNormalization.from_config(made.get_config())
     assert again.momentum == made.momentum
+
+
+def test_losses_of_one_device(four_replicas):
+    with keras_patches.losses_of_one_device():
+        assert keras.losses.MeanSquaredError()(X, X + 2) == 4
+    assert keras.losses.MeanSquaredError()(X, X + 2) == 1
