@@ -35,9 +35,9 @@ KNOWN = {
 SHAPES = [(8, 8, 3), (4, 3), (2, 4, 4, 3), (2, 3, 3, 3, 2)]
 CALLS: list[tuple[Callable[[Any, Any], Any], list[tuple[int, ...]]]] = [
     (lambda layer, x: layer(x), SHAPES),
+    (lambda cell, x: LAYERS.RNN(cell)(x), [(4, 3)]),
     (lambda layer, x: layer(x, x), SHAPES),
     (lambda layer, x: layer([x, x]), SHAPES),
-    (lambda cell, x: LAYERS.RNN(cell)(x), [(4, 3)]),
 ]
 #: They need another framework.
 FOREIGN = ("FlaxLayer", "JaxLayer")
