@@ -60,6 +60,7 @@ def test_says_what_it_is_without_the_data_set(trained, monkeypatch, new_flags, t
     assert contract["inputs"] == {"x": {"dtype": "string", "shape": [None]}}
     assert contract["units"]["inputs"]["kind"] == "lookup"
     assert contract["bounds"]["max_support_rows"] == 40
+    assert contract["bounds"]["max_query_rows"] == 1000
     assert contract["bounds"]["max_gradient_evaluations"] == 3
     assert contract["evaluation"]["after"]["rmse"] == {"mean": 0.5, "half_width": 0.1}
     assert "TensorFlow 2." in contract["versions"]

@@ -111,6 +111,7 @@ def test_a_classifier_whose_head_adapts(statistics):
     assert abs(after[1] - before[1]).numpy().max() > 0.01
 
 
+@pytest.mark.long
 def test_the_command_writes_a_file_in_raw_units(tmp_path, monkeypatch, new_flags):
     experiment = Experiment(
         task="alpine",

@@ -29,6 +29,7 @@ def onnx_session(path, name):
     return runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
 
+@pytest.mark.long
 def test_predicts_as_the_export_does(tmp_path):
     """E2: with the statistics of training, and after adaptation with those of the support set."""
     pytest.importorskip("tf2onnx", reason="tf2onnx is not there: pip install '.[onnx]'")
