@@ -110,7 +110,7 @@ def plain(learner: MetaLearner, episodes: Episodes) -> Callable[[], Any]:
                 with tf.GradientTape(watch_accessed_variables=False) as inner:
                     inner.watch(u)
                     loss = loss_of(u, support, adapting=True)
-                slopes = inner.gradient(loss, u)
+                slopes = [tf.convert_to_tensor(slope) for slope in inner.gradient(loss, u)]
                 u = [w - _STEP_SIZE * slope for w, slope in zip(u, slopes, strict=True)]
             loss = loss_of(u, query, adapting=False)
         return loss, [tf.convert_to_tensor(g) for g in outer.gradient(loss, parameters)]

@@ -67,7 +67,7 @@ def floor_of(
 
         def multiply(i: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             # At another point each time: XLA would compute what is the same in all only once.
-            product = function.curvature(u + 1e-6 * v, held, state, x, y, v)[1]
+            product = function.curvature(u + 1e-6 * v, held, state, v, x, y)[1]
             return i + 1, v - 1e-6 * product
 
         zero = tf.constant(0)
