@@ -30,7 +30,7 @@ endef
 export CHECK_PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-long check fuzz audit lock format clean
+.PHONY: help quickstart test test-long check coverage mutation fuzz soak audit lock format clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,17 @@ check: $(DEVELOPMENT) ## check formatting, lint, types and structure, changing n
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
 	@$(BIN)/python tests/house/rules.py
+
+coverage: $(DEVELOPMENT) ## run all tests and print the branch coverage of the package
+	@$(BIN)/coverage erase
+	@$(PYTEST) --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+
+mutation: $(DEVELOPMENT) ## put mistakes into the numerics, one at a time, and count those that tests find
+	@PYTHONPATH=tests:tests/tasks $(BIN)/python tests/faults/mutation.py $(MUTATION_ARGS)
+
+soak: $(DEVELOPMENT) ## kill, stop and starve runs for hours, damage checkpoints, and print a table
+	@$(BIN)/python tests/faults/soak.py $(SOAK_ARGS)
+	@AMAML_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/flow/test_any_shape.py
 
 fuzz: $(DEVELOPMENT) ## damage files and flags at random, 10,000 of each kind, and print a table (half an hour)
 	@PYTHONPATH=tests:tests/tasks $(BIN)/python tests/faults/fuzz_readers.py --inputs=10000

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import tensorflow as tf
 
 from amaml_tf.aliases import Tensors
 from amaml_tf.errors import UsageError
+
+T = TypeVar("T")
 
 #: The examples of a task: (x, y), or (x, y, weight) with weights as Keras's `sample_weight`.
 Examples: TypeAlias = Sequence[Tensors]
@@ -18,8 +20,37 @@ Examples: TypeAlias = Sequence[Tensors]
 Episodes: TypeAlias = tuple[Examples, Examples]
 
 
+def as_tensors(values: T) -> T:
+    """Returns arrays, or a structure of arrays, as tensors.
+
+    Raises:
+        UsageError: one is ragged or sparse.
+    """
+    _refuse_composites(values)
+    converted: T = tf.nest.map_structure(tf.convert_to_tensor, values)
+    return converted
+
+
+def episodes_of(data: Sequence[Any]) -> Episodes:
+    """Returns the batch of episodes in what Keras gives to a step, checked.
+
+    Keras makes a tuple of the arguments x, y and sample_weight of `fit` and `train_on_batch`, with
+    None for the last ones if they are not given: `(support, query)` or `((support, query),)`.
+
+    Raises:
+        UsageError: it is none, see `check_episodes`.
+    """
+    if isinstance(data, (tuple, list)):
+        while data and data[-1] is None:
+            data = data[:-1]
+        data = data[0] if len(data) == 1 else data
+    check_episodes(data)  # type: ignore[arg-type]
+    return data  # type: ignore[return-value]
+
+
 def check_episodes(data: Episodes) -> None:
     """Raises UsageError unless `data` is a batch of episodes, with one size on each common axis."""
+    _refuse_composites(data)
     try:
         support, query = data
         fine = all(len(examples) in (2, 3) for examples in (support, query))
@@ -40,6 +71,16 @@ def check_episodes(data: Episodes) -> None:
         )
     for name, examples in (("support", support), ("query", query)):
         check_examples(examples, name, axis=1)
+
+
+def _refuse_composites(values: object) -> None:
+    for each in tf.nest.flatten(values):
+        if isinstance(each, (tf.RaggedTensor, tf.SparseTensor)):
+            raise UsageError(
+                f"Expected dense tensors, got a {type(each).__name__}; pad it (to_tensor of a "
+                "ragged one, with weights of 0 for the examples that are not there), or use "
+                "tf.sparse.to_dense."
+            )
 
 
 def check_examples(examples: Examples, name: str = "support", axis: int = 0) -> None:
@@ -78,10 +119,3 @@ def number_of_tasks(episodes: Episodes | Examples) -> int | tf.Tensor:
     first = tf.nest.flatten(episodes)[0]
     size = first.shape[0]
     return tf.shape(first)[0] if size is None else size
-
-
-def without_task_axis(values: Tensors) -> Tensors:
-    """Returns `values` with the examples of all tasks on one axis."""
-    return tf.nest.map_structure(
-        lambda v: tf.reshape(v, tf.concat([[-1], tf.shape(v)[2:]], axis=0)), values
-    )

@@ -12,15 +12,15 @@ import secrets
 from amaml_tf.aliases import PathLike
 
 
-def write_atomically(path: PathLike, text: str) -> None:
-    """Writes `text` to `path`; a reader finds either the old text or the new text at any time.
+def write_atomically(path: PathLike, content: str | bytes) -> None:
+    """Writes `content` to `path`; a reader finds either the old one or the new one at any time.
 
-    The text is on the disk when the call returns. The file has the mode that the process's umask
+    The content is on the disk when the call returns. The file has the mode that the process's umask
     gives. What a killed writer of the same file left behind is removed.
 
     Args:
         path: the file; its folder must exist.
-        text: written as UTF-8.
+        content: bytes, or text, which is written as UTF-8.
 
     Raises:
         OSError: the file cannot be written; it is then unchanged.
@@ -31,9 +31,9 @@ def write_atomically(path: PathLike, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        with open(handle, "w", encoding="utf-8") as file:
+        with open(handle, "wb") as file:
             _lock(handle)
-            file.write(text)
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(handle)
             os.replace(temporary, path)

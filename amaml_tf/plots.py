@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from amaml_tf.aliases import PathLike
 from amaml_tf.errors import UsageError
+from amaml_tf.files import write_atomically
 
 if TYPE_CHECKING:  # imported only to draw
     from matplotlib.axes import Axes
@@ -83,7 +86,7 @@ def draw_adaptation(
         ncols=5,
         frameon=False,
     )
-    figure.savefig(path, dpi=144)
+    _save(figure, path)
 
 
 def plot_curves(
@@ -145,7 +148,7 @@ def plot_curves(
     if title is not None:
         axes.set_title(title, fontsize="medium")
     _add_legend(figure)
-    figure.savefig(path, dpi=144)
+    _save(figure, path)
 
 
 def _add_legend(figure: Figure, most_columns: int = 4) -> None:
@@ -194,3 +197,10 @@ def _fit_height(axes: Axes, means: Sequence[float]) -> None:
     elif high > low:
         margin = 0.05 * (high - low)
         axes.set_ylim(low - margin, high + margin)
+
+
+def _save(figure: Figure, path: PathLike) -> None:
+    """Writes a figure whole, or not at all."""
+    image = io.BytesIO()
+    figure.savefig(image, dpi=144, format=pathlib.Path(path).suffix.lstrip(".") or "png")
+    write_atomically(path, image.getvalue())

@@ -10,7 +10,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from amaml_tf.algorithms import MetaDiagnostics
 
 
 class PeakMemory(threading.Thread):
@@ -37,6 +40,15 @@ def resident() -> float:
     import psutil
 
     return psutil.Process().memory_info().rss / 2**20
+
+
+def gradients_of(diagnostics: MetaDiagnostics) -> int:
+    """Returns the gradients of the slowest task of a meta-gradient, with those made again."""
+    import numpy as np
+
+    backward = diagnostics.backward
+    again = 0 if backward is None else backward.num_evaluations
+    return int(np.max(diagnostics.forward.num_evaluations + again))
 
 
 def seconds_of(call: Callable[[], Any]) -> float:

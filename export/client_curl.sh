@@ -5,6 +5,7 @@
 #
 # The CSV files have a header. The last column of the first is the target; the second has no target.
 # For classifiers, whose targets are labels: LABELS=1 ./client_curl.sh ...
+# For ratings, whose inputs are identifiers of items: IDENTIFIERS=1 ./client_curl.sh ...
 set -euo pipefail
 support=$1 query=$2 server=${3:-localhost:8501} model=${4:-initialization}
 
@@ -15,9 +16,12 @@ rows() {
             row = $from; for (i = from + 1; i <= to; i++) row = row "," $i
             printf "%s[%s]", separator, row; separator = "," }' "$1"
 }
-targets=$(rows "$support" 0 0)
+inputs=$(rows "$support" 1 -1) targets=$(rows "$support" 0 0) queries=$(rows "$query" 1 0)
 [[ ${LABELS:-0} == 1 ]] && targets=${targets//[\[\]]/}
-curl --silent --show-error --max-time 30 --data @- "http://$server/v1/models/$model:predict" <<END
+[[ ${IDENTIFIERS:-0} == 1 ]] && inputs=${inputs//[\[\]]/} queries=${queries//[\[\]]/}
+# The exit status is 22 if the server refuses; its answer then says why.
+curl --silent --show-error --fail-with-body --max-time 30 --data @- \
+    "http://$server/v1/models/$model:predict" <<END
 {"signature_name": "adapt_and_predict", "inputs": {
-  "support_x": [$(rows "$support" 1 -1)], "support_y": [$targets], "query_x": [$(rows "$query" 1 0)]}}
+  "support_x": [$inputs], "support_y": [$targets], "query_x": [$queries]}}
 END

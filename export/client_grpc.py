@@ -47,7 +47,7 @@ class Client:
         signatures = get_model_metadata_pb2.SignatureDefMap()
         answer.metadata["signature_def"].Unpack(signatures)
         return {
-            name: (tf.as_dtype(info.dtype).name, [size.size for size in info.tensor_shape.dim])
+            name: (dtype_name(info.dtype), [size.size for size in info.tensor_shape.dim])
             for name, info in signatures.signature_def[signature].inputs.items()
         }
 
@@ -67,41 +67,56 @@ class Client:
             spec.version.value = self._version
 
 
+def dtype_name(number):
+    """Returns the name of a dtype, as numpy knows it."""
+    return "str" if number == tf.string else tf.as_dtype(number).name
+
+
 def main():
     """Runs the client."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--server", default="localhost:8500")
     parser.add_argument("--model", default="initialization")
     parser.add_argument("--version", type=int, help="default: the newest")
-    parser.add_argument("--support", required=True, help="labelled examples: CSV file or folder")
-    parser.add_argument("--query", required=True, help="what to predict: CSV file or folder")
+    parser.add_argument("--support", required=True, help="labelled examples: CSV, .npz or folder")
+    parser.add_argument("--query", required=True, help="what to predict: CSV, .npz or folder")
     parser.add_argument("--adapt_once", action="store_true")
     parser.add_argument("--timeout", type=float, default=30, help="seconds")
     options = parser.parse_args()
     client = Client(options.server, options.model, options.version, options.timeout)
     try:
-        specs = client.inputs_of("adapt_and_predict")
-        dtype, (_, *shape) = specs["support_x"]
-        target_dtype, target_shape = specs["support_y"]
-        support_x, support_y = examples.read_support(
-            options.support, dtype, shape, target_dtype, len(target_shape)
-        )
-        query_x = examples.read_queries(options.query, dtype, shape)
+        given = examples.read(options.support, options.query, client.inputs_of("adapt_and_predict"))
         if options.adapt_once:
-            answer = client.call("adapt", support_x=support_x, support_y=support_y)
+            support = {name: value for name, value in given.items() if name.startswith("support")}
+            answer = client.call("adapt", **support)
             wanted = client.inputs_of("predict_with")
             parameters = {name: value for name, value in answer.items() if name in wanted}
-            answer |= client.call("predict_with", x=query_x, **parameters)
+            queries = {
+                name.removeprefix("query_"): value
+                for name, value in given.items()
+                if name not in support
+            }
+            answer |= client.call("predict_with", **queries, **parameters)
         else:
-            answer = client.call(
-                "adapt_and_predict", support_x=support_x, support_y=support_y, query_x=query_x
-            )
+            answer = client.call("adapt_and_predict", **given)
     except grpc.RpcError as error:
-        sys.exit(f"{error.code().name}: {error.details()}")
-    before, after = float(answer["support_loss_before"]), float(answer["support_loss_after"])
-    print(f"loss of the support set: {before:.4g}, after adaptation {after:.4g}", file=sys.stderr)
-    for row in answer["predictions"]:
-        print(*row, sep=",")
+        sys.exit(explained(error, options))
+    examples.write(answer)
+
+
+def explained(error, options):
+    """Returns a sentence that says what to do about an error."""
+    code, details = error.code(), error.details()
+    if code == grpc.StatusCode.UNAVAILABLE:
+        return f"Expected a model server at {options.server}, got no connection ({details})."
+    if code == grpc.StatusCode.NOT_FOUND:
+        return f"Expected a model that the server has loaded, got {details}; look at --model."
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return (
+            f"Expected an answer within {options.timeout:g} s, got none; send fewer examples, or "
+            "pass a longer --timeout."
+        )
+    return f"{code.name}: {details}"  # INVALID_ARGUMENT says what is wrong with the examples
 
 
 if __name__ == "__main__":

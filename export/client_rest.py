@@ -11,27 +11,47 @@ import sys
 import examples
 import requests
 
-
-def inputs_of(url, signature, timeout):
-    """Returns dtype (a name) and shape of every input of a signature; -1 is any size."""
-    answer = requests.get(f"{url}/metadata", timeout=timeout)
-    answer.raise_for_status()
-    signatures = answer.json()["metadata"]["signature_def"]["signature_def"]
-    names = {"DT_FLOAT": "float32", "DT_DOUBLE": "float64", "DT_STRING": "str"}
-    found = {}
-    for name, info in signatures[signature]["inputs"].items():
-        dtype = names.get(info["dtype"], info["dtype"].removeprefix("DT_").lower())
-        found[name] = (dtype, [int(size["size"]) for size in info["tensor_shape"].get("dim", [])])
-    return found
+DTYPES = {"DT_FLOAT": "float32", "DT_DOUBLE": "float64", "DT_STRING": "str"}
 
 
-def call(url, signature, timeout, **inputs):
-    """Returns the outputs of a signature by name, as lists; exits with the server's message."""
-    body = {"signature_name": signature, "inputs": {k: v.tolist() for k, v in inputs.items()}}
-    answer = requests.post(f"{url}:predict", json=body, timeout=timeout)
-    if answer.status_code != requests.codes.ok:
-        sys.exit(f"{answer.status_code}: {answer.json()['error']}")
-    return answer.json()["outputs"]
+class Client:
+    """Calls the signatures of an export on a model server, by REST.
+
+    Args:
+        server: host and port.
+        model: name of the model there.
+        timeout: seconds to wait for an answer.
+    """
+
+    def __init__(self, server, model, timeout=30):
+        self._url, self._timeout = f"http://{server}/v1/models/{model}", timeout
+
+    def inputs_of(self, signature):
+        """Returns dtype (a name) and shape of every input of a signature; -1 is any size."""
+        metadata = self._answer(requests.get(f"{self._url}/metadata", timeout=self._timeout))
+        infos = metadata["metadata"]["signature_def"]["signature_def"][signature]["inputs"]
+        found = {}
+        for name, info in infos.items():
+            dtype = DTYPES.get(info["dtype"], info["dtype"].removeprefix("DT_").lower())
+            sizes = info["tensor_shape"].get("dim", [])
+            found[name] = (dtype, [int(size["size"]) for size in sizes])
+        return found
+
+    def call(self, signature, **inputs):
+        """Returns the outputs of a signature by name, as lists."""
+        body = {"signature_name": signature, "inputs": {k: v.tolist() for k, v in inputs.items()}}
+        url = f"{self._url}:predict"
+        return self._answer(requests.post(url, json=body, timeout=self._timeout))["outputs"]
+
+    def _answer(self, response):
+        """Returns what the server answers; exits with its message if that is an error."""
+        try:
+            content = response.json()
+        except requests.JSONDecodeError:
+            content = {"error": response.text[:200]}
+        if response.status_code != requests.codes.ok:
+            sys.exit(f"{response.status_code}: {content.get('error', content)}")
+        return content
 
 
 def main():
@@ -39,30 +59,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--server", default="localhost:8501")
     parser.add_argument("--model", default="initialization")
-    parser.add_argument("--support", required=True, help="labelled examples: CSV file or folder")
-    parser.add_argument("--query", required=True, help="what to predict: CSV file or folder")
+    parser.add_argument("--support", required=True, help="labelled examples: CSV, .npz or folder")
+    parser.add_argument("--query", required=True, help="what to predict: CSV, .npz or folder")
     parser.add_argument("--timeout", type=float, default=30, help="seconds")
     options = parser.parse_args()
-    url = f"http://{options.server}/v1/models/{options.model}"
-    specs = inputs_of(url, "adapt_and_predict", options.timeout)
-    dtype, (_, *shape) = specs["support_x"]
-    target_dtype, target_shape = specs["support_y"]
-    support_x, support_y = examples.read_support(
-        options.support, dtype, shape, target_dtype, len(target_shape)
-    )
-    query_x = examples.read_queries(options.query, dtype, shape)
-    answer = call(
-        url,
-        "adapt_and_predict",
-        options.timeout,
-        support_x=support_x,
-        support_y=support_y,
-        query_x=query_x,
-    )
-    before, after = answer["support_loss_before"], answer["support_loss_after"]
-    print(f"loss of the support set: {before:.4g}, after adaptation {after:.4g}", file=sys.stderr)
-    for row in answer["predictions"]:
-        print(*row, sep=",")
+    client = Client(options.server, options.model, options.timeout)
+    try:
+        specs = client.inputs_of("adapt_and_predict")
+        given = examples.read(options.support, options.query, specs)
+        answer = client.call("adapt_and_predict", **given)
+    except requests.Timeout:
+        sys.exit(
+            f"Expected an answer within {options.timeout:g} s, got none; send fewer examples, or "
+            "pass a longer --timeout."
+        )
+    except requests.ConnectionError as error:
+        sys.exit(f"Expected a model server at {options.server}, got no connection ({error}).")
+    examples.write(answer)
 
 
 if __name__ == "__main__":

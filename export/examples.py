@@ -1,51 +1,129 @@
-"""Reads labelled examples and queries from CSV files or folders of images, for the clients.
+"""Reads labelled examples and queries for the clients, and prints the answers.
 
-A CSV file has a header, and the target in its last column. In a file of queries, the target may be
-left out. A folder of support images has one folder for each class, named by its label or in the
-order of the labels; a folder of queries holds image files.
+- A CSV file has a header. The target is in its last column, or in the last columns if there are
+  several numbers; a file of queries may leave it out.
+- A folder of support images has a folder for each class: the first in the order of their names is
+  label 0. A folder of queries holds image files. They are scaled down to the size that the model
+  takes.
+- An .npz file holds arrays by the names of the inputs, such as support_x and support_y. It is the
+  way for models with several inputs, such as support_x_left and support_x_right.
 """
 
 import csv
+import math
 import pathlib
+import sys
 
 import numpy as np
 
 
-def read_support(path, dtype, shape, target_dtype, target_rank):
-    """Returns the support set (x, y) as arrays.
+def read(support, query, specs):
+    """Returns the inputs of `adapt_and_predict` by name; exits with a sentence if that fails.
 
     Args:
-        path: a CSV file, or a folder with a folder of images for each class.
-        dtype: numpy dtype of the model's inputs.
-        shape: shape of one input.
-        target_dtype: numpy dtype of the targets.
-        target_rank: 1 for labels, one for each example, and 2 for a row of numbers.
+        support: path of the labelled examples.
+        query: path of what to predict.
+        specs: dtype (a name) and shape of each input by name, the first size being any.
     """
-    path = pathlib.Path(path)
+    try:
+        return _read(support, "support_", specs) | _read(query, "query_", specs)
+    except OSError as error:
+        sys.exit(f"Expected a file or folder of examples, got {error}.")
+
+
+def write(answer):
+    """Prints the predictions as CSV with a header, and the losses of the support set."""
+    before, after = float(answer["support_loss_before"]), float(answer["support_loss_after"])
+    print(f"loss of the support set: {before:.4g}, after adaptation {after:.4g}", file=sys.stderr)
+    columns = {}
+    for name, values in answer.items():
+        if name.startswith(("predictions", "probabilities", "classes")):
+            values = np.asarray(values)
+            rows = values.reshape(len(values), -1)
+            for place, column in enumerate(rows.T):
+                columns[f"{name}_{place}" if rows.shape[1] > 1 else name] = column
+    print(*columns, sep=",")
+    for row in zip(*columns.values(), strict=True):
+        print(*(cell.decode() if isinstance(cell, bytes) else cell for cell in row), sep=",")
+
+
+def _read(path, kind, specs):
+    path, specs = pathlib.Path(path), {n: s for n, s in specs.items() if n.startswith(kind)}
+    if path.suffix == ".npz":
+        return _read_arrays(path, specs)
+    x, *others = (spec for name, spec in specs.items() if name.startswith(f"{kind}x"))
+    targets = [spec for name, spec in specs.items() if name.startswith(f"{kind}y")]
+    if others or len(targets) > 1:
+        sys.exit(f"Expected an .npz file with {', '.join(specs)}, got {path}.")
     if path.is_dir():
-        folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
-        files = [(file, label) for label, each in enumerate(folders) for file in _files(each)]
-        x = np.stack([_image(file, dtype, shape) for file, _ in files])
-        y = np.array([label for _, label in files], target_dtype)
-        return x, y
-    rows = _rows(path)
-    x = np.array([row[:-1] for row in rows]).astype(dtype).reshape(-1, *shape)
-    y = np.array([row[-1] for row in rows], "float64").astype(target_dtype)
-    return x, y[:, np.newaxis] if target_rank == 2 else y
+        return _read_images(path, kind, x, *targets)
+    return _read_csv(path, kind, x, *targets)
 
 
-def read_queries(path, dtype, shape):
-    """Returns the inputs to predict for; see `read_support`."""
-    path = pathlib.Path(path)
-    if path.is_dir():
-        return np.stack([_image(file, dtype, shape) for file in _files(path)])
-    columns = int(np.prod(shape))  # a target that is there is not sent
-    return np.array([row[:columns] for row in _rows(path)]).astype(dtype).reshape(-1, *shape)
+def _read_arrays(path, specs):
+    with np.load(path) as arrays:
+        missing = specs.keys() - arrays.keys()
+        if missing:
+            sys.exit(f"Expected {', '.join(specs)} in {path}, got {', '.join(arrays)}.")
+        return {name: arrays[name].astype(dtype) for name, (dtype, _) in specs.items()}
 
 
-def _rows(path):
+def _read_csv(path, kind, x, target=None):
     with open(path, newline="", encoding="utf-8-sig") as file:
-        return list(csv.reader(file))[1:]
+        header, *rows = list(csv.reader(file)) or [[]]
+    width = math.prod(x[1][1:])
+    targets = math.prod(target[1][1:]) if target else 0
+    wanted = f"{width} columns of inputs" + (f" and {targets} of targets" if target else "")
+    # A target in a file of queries is not sent.
+    if not rows or (len(header) != width + targets if target else len(header) < width):
+        sys.exit(f"Expected {wanted} in {path}, got {len(header)} columns and {len(rows)} rows.")
+    found = {f"{kind}x": _numbers(path, header, rows, slice(0, width), *x)}
+    if target:
+        found[f"{kind}y"] = _numbers(path, header, rows, slice(width, None), *target)
+    return found
+
+
+def _numbers(path, header, rows, columns, dtype, shape):
+    values = []
+    for line, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            sys.exit(f"Expected {len(header)} cells in line {line} of {path}, got {len(row)}.")
+        for name, cell in zip(header[columns], row[columns], strict=True):
+            value = _value(cell, dtype)
+            if value is None:
+                sys.exit(
+                    f"Expected {dtype} in column {name!r} of {path}, got {cell!r}, line {line}."
+                )
+            values.append(value)
+    return np.array(values, dtype).reshape(len(rows), *shape[1:])
+
+
+def _value(cell, dtype):
+    """Returns the value of a cell; None if it has another dtype."""
+    if dtype == "str":
+        return cell
+    try:
+        if not np.issubdtype(dtype, np.integer):
+            return float(cell) if math.isfinite(float(cell)) else None
+        if cell.strip().lstrip("+-").isdecimal():
+            return int(cell)
+        return int(float(cell)) if float(cell).is_integer() else None  # 1.0 is a label as well
+    except ValueError:
+        return None
+
+
+def _read_images(path, kind, x, target=None):
+    if len(x[1]) != 4:
+        sys.exit(f"Expected a CSV file for inputs of shape {x[1][1:]}, got the folder {path}.")
+    folders = sorted(each for each in path.iterdir() if each.is_dir()) if target else [path]
+    files = [(file, label) for label, each in enumerate(folders) for file in _files(each)]
+    if not files:
+        what = "a folder of images for each class" if target else "image files"
+        sys.exit(f"Expected {what} in {path}, got none.")
+    found = {f"{kind}x": np.stack([_image(file, *x) for file, _ in files])}
+    if target:
+        found[f"{kind}y"] = np.array([label for _, label in files], target[0])
+    return found
 
 
 def _files(folder):
@@ -55,8 +133,13 @@ def _files(folder):
 def _image(path, dtype, shape):
     from PIL import Image
 
-    height, width, channels = shape
+    _, height, width, channels = shape
     image = Image.open(path).convert({1: "L", 3: "RGB"}[channels])
+    if abs(image.width * height - image.height * width) > max(image.size):
+        sys.exit(
+            f"Expected an image of the proportions {width} x {height}, got {image.width} x "
+            f"{image.height} in {path}; crop it."
+        )
     image = image.resize((width, height), Image.Resampling.BOX)
-    pixels = np.asarray(image).reshape(shape)
+    pixels = np.asarray(image).reshape(shape[1:])
     return pixels if dtype == "uint8" else (pixels / 255).astype(dtype)

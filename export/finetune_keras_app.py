@@ -6,12 +6,14 @@
 It needs TensorFlow and Keras, and draws curves if matplotlib is there. A CSV file has a header; the
 target is its last column, or --target=NAME. A folder of images has one folder for each class.
 
-Written to --output: model.keras (the best epoch), history.csv, metrics.json, curves.png.
+Written to --output: model.keras (the best epoch), history.csv, metrics.json, curves.png, and for
+classifiers classes.json, the names of the classes in the order of the outputs.
 """
 
 import argparse
 import csv
 import json
+import math
 import pathlib
 import sys
 
@@ -32,6 +34,7 @@ def arguments():
     add("--target", help="name of the target column; default: the last")
     add("--classes", action="store_true", help="the CSV file's targets are classes")
     add("--new_head", action="store_true", help="replace the last dense layer by a new one")
+    add("--freeze", action="store_true", help="train the last dense layer only")
     add("--epochs", type=int, default=100)
     add("--batch_size", type=int, default=16)
     add("--learning_rate", type=float, default=1e-3)
@@ -60,9 +63,17 @@ def load(path):
     return keras.models.load_model(path, compile=False)
 
 
+def head_of(model):
+    """Returns the last dense layer."""
+    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    if not dense:
+        sys.exit("Expected a model with a dense layer as its head, got none; replace it in code.")
+    return dense[-1]
+
+
 def with_new_head(model, num_outputs):
     """Returns the model with a new last dense layer; what came after the old one is dropped."""
-    head = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)][-1]
+    head = head_of(model)
     outputs = keras.layers.Dense(num_outputs, dtype=head.dtype_policy, name="new_head")(head.input)
     return keras.Model(model.inputs, outputs)
 
@@ -79,56 +90,91 @@ def with_random_weights(model):
 # -- the data ------------------------------------------------------------------------------------
 
 
-def read_csv(path, model, target, classes):
-    """Returns (x, y, class names or None) of a CSV file."""
+def read(path, model, options, classes=None):
+    """Returns (x, y, names of the classes or None) of a CSV file or a folder of images.
+
+    `classes` are those that are known already, so that test data has the labels of the training
+    data.
+    """
+    if not pathlib.Path(path).exists():
+        sys.exit(f"Expected a CSV file or a folder of images, got {path}, which is not there.")
+    if pathlib.Path(path).is_dir():
+        return read_images(path, model, options.invert, classes)
+    return read_csv(path, model, options, classes)
+
+
+def read_csv(path, model, options, classes):
+    """Returns what `read` does."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     if not rows:
         sys.exit(f"Expected a CSV file with a header and examples, got none in {path}.")
-    target = target or list(rows[0])[-1]
-    if target not in rows[0]:
-        sys.exit(f"Expected a column {target!r} in {path}, got {', '.join(rows[0])}.")
-    names = [name for name in rows[0] if name != target]
+    header = list(rows[0])
+    target = options.target or header[-1]
+    if target not in header:
+        sys.exit(f"Expected a column {target!r} in {path}, got {', '.join(header)}.")
+    names = [name for name in header if name != target]
     wanted = model.inputs[0]
+    if len(wanted.shape) > 1 and wanted.shape[1:] != (len(names),):
+        sys.exit(
+            f"Expected inputs of shape {wanted.shape[1:]} in {path}, got {len(names)} columns "
+            f"beside {target!r}."
+        )
     kinds = {"string": str, "int32": int, "int64": int}  # of identifiers
-    convert = kinds.get(wanted.dtype, float)
-    x = tf.constant([[convert(row[name]) for name in names] for row in rows], wanted.dtype)
+    columns = [column(rows, name, kinds.get(wanted.dtype, float), path) for name in names]
+    x = tf.transpose(tf.constant(columns, wanted.dtype))
     if len(wanted.shape) == 1:  # one value an example
         x = tf.squeeze(x, axis=-1)
-    elif x.shape[1:] != wanted.shape[1:]:
-        sys.exit(f"Expected {wanted.shape[1]} columns beside {target!r}, got {len(names)}.")
+    if not options.classes:
+        return x, tf.constant(column(rows, target, float, path))[:, tf.newaxis], None
     values = [row[target] for row in rows]
-    if not classes:
-        return x, tf.constant([[float(value)] for value in values]), None
-    labels = sorted(set(values))
-    return x, tf.constant([labels.index(value) for value in values]), labels
+    classes = classes or sorted(set(values))
+    if not set(values) <= set(classes):
+        sys.exit(f"Expected the classes {classes} in {path}, got {sorted(set(values))}.")
+    return x, tf.constant([classes.index(value) for value in values]), classes
 
 
-def read_images(path, model, invert):
-    """Returns (x, y, class names) of a folder with a folder of images for each class."""
+def column(rows, name, kind, path):
+    """Returns the values of a column; exits with the line of what is no value."""
+    values = []
+    for line, row in enumerate(rows, start=2):
+        try:
+            value = kind(row[name])
+            fine = kind is not float or math.isfinite(value)
+        except (TypeError, ValueError):
+            fine = False
+        if not fine:
+            sys.exit(
+                f"Expected {kind.__name__} in column {name!r} of {path}, got {row[name]!r} in "
+                f"line {line}."
+            )
+        values.append(value)
+    return values
+
+
+def read_images(path, model, invert, classes):
+    """Returns what `read` does, of a folder with a folder of images for each class."""
     wanted = model.inputs[0]
+    if len(wanted.shape) != 4:
+        sys.exit(f"Expected a CSV file for inputs of shape {wanted.shape}, got the folder {path}.")
     height, width, channels = wanted.shape[1:]
-    images = keras.utils.image_dataset_from_directory(
-        path,
-        color_mode={1: "grayscale", 3: "rgb"}[channels],
-        image_size=(height, width),
-        interpolation="area",
-        batch_size=None,
-        shuffle=False,
-        verbose=False,
-    )
+    try:
+        images = keras.utils.image_dataset_from_directory(
+            path,
+            class_names=classes,
+            color_mode={1: "grayscale", 3: "rgb"}[channels],
+            image_size=(height, width),
+            interpolation="area",
+            batch_size=None,
+            shuffle=False,
+            verbose=False,
+        )
+    except ValueError as error:
+        sys.exit(f"Expected a folder of images for each class in {path}: {error}")
     x, y = next(iter(images.batch(len(images))))
     x = 255 - x if invert else x
-    if wanted.dtype == "uint8":
-        return tf.cast(tf.round(x), tf.uint8), y, images.class_names
-    return x / 255, y, images.class_names
-
-
-def read(path, model, options):
-    """Returns (x, y, class names or None)."""
-    if pathlib.Path(path).is_dir():
-        return read_images(path, model, options.invert)
-    return read_csv(path, model, options.target, options.classes)
+    x = tf.cast(tf.round(x), tf.uint8) if wanted.dtype == "uint8" else x / 255
+    return x, y, images.class_names
 
 
 def split(x, y, classes, share, seed):
@@ -140,14 +186,16 @@ def split(x, y, classes, share, seed):
         own = [i for i in order if kinds[i] == kind]
         taken += own[: round(share * len(own))]
     rest = [i for i in order if i not in set(taken)]
+    if not rest:
+        sys.exit(f"Expected examples to train on, got {len(y)}; pass a smaller --validation.")
     return tuple((tf.gather(x, rows), tf.gather(y, rows)) for rows in (rest, taken) if rows)
 
 
 # -- training ------------------------------------------------------------------------------------
 
 
-def fine_tune(model, training, validation, classes, options, folder):
-    """Trains with early stopping; the model then holds its best epoch. Returns the history."""
+def compile_for(model, classes, options):
+    """Compiles the model for regression or classification."""
     if classes is None:
         loss, metrics = "mse", [keras.metrics.RootMeanSquaredError("rmse")]
     else:
@@ -157,7 +205,14 @@ def fine_tune(model, training, validation, classes, options, folder):
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.9  # Keras's 0.99 needs hundreds of steps to follow small data
+    if options.freeze:
+        for layer in model.layers:
+            layer.trainable = layer is head_of(model)
     model.compile(keras.optimizers.Adam(options.learning_rate), loss=loss, metrics=metrics)
+
+
+def fine_tune(model, training, validation, options, folder):
+    """Trains with early stopping; the model then holds its best epoch. Returns the history."""
     monitor = "val_loss" if validation else "loss"
     callbacks = [
         keras.callbacks.EarlyStopping(
@@ -213,7 +268,9 @@ def main():
         )
     training, *others = split(x, y, classes, options.validation, options.seed)
     validation = others[0] if others else None
-    test = read(options.test, model, options)[:2] if options.test else validation or training
+    test = validation or training
+    if options.test:
+        test = read(options.test, model, options, classes)[:2]
     models = {"initialization": model}
     if options.compare_random:
         models["random weights"] = with_random_weights(model)
@@ -222,13 +279,17 @@ def main():
         keras.utils.set_random_seed(options.seed)
         place = folder if each is model else folder / "random_weights"
         place.mkdir(exist_ok=True)
-        history = fine_tune(each, training, validation, classes, options, place)
-        histories[name] = history
-        results[name] = each.evaluate(*test, verbose=0, return_dict=True)
-        results[name]["epochs"] = len(history["loss"])
+        compile_for(each, classes, options)
+        before = each.evaluate(*test, verbose=0, return_dict=True)
+        histories[name] = fine_tune(each, training, validation, options, place)
+        after = each.evaluate(*test, verbose=0, return_dict=True)
+        results[name] = {**after, "before": before, "epochs": len(histories[name]["loss"])}
         each.save(place / "model.keras")
-        print(name, {key: round(float(value), 4) for key, value in results[name].items()})
+        for when, found in (("before", before), ("after", after)):
+            print(name, when, {key: round(float(value), 4) for key, value in found.items()})
     (folder / "metrics.json").write_text(json.dumps(results, indent=2))
+    if classes is not None:
+        (folder / "classes.json").write_text(json.dumps(classes, indent=2, ensure_ascii=False))
     draw(histories, folder / "curves.png")
 
 

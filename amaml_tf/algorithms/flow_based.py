@@ -23,7 +23,12 @@ class FlowBased(Algorithm):
 
     Args:
         flow: the inner training run.
+
+    Attributes:
+        uses_adjoint: whether the meta-gradient is computed by the adjoint of the flow.
     """
+
+    uses_adjoint = True
 
     def __init__(self, flow: GradientFlow) -> None:
         super().__init__()
@@ -71,8 +76,10 @@ class FlowBased(Algorithm):
     ) -> tuple[tf.Tensor, Diagnostics]:
         parameters = function.parameters()
         start = self.start(function, parameters, number_of_tasks(support))
-        # A flow computes its caps from its final time.
-        flow = dataclasses.replace(self.flow, final_time=longest, max_checkpoints=None)
+        # A flow computes its caps from its final time. Nothing is differentiated here, so the run
+        # may be longer than one that is unrolled.
+        adjoint = "discrete" if self.flow.adjoint == "unrolled" else self.flow.adjoint
+        flow = dataclasses.replace(self.flow, final_time=longest, adjoint=adjoint)
         # The flow does not depend on time, but its proximal term pulls to the initialization.
         anchor = start.adapted if flow.proximal_weight else start.adapted[:, :0]
         constants = Constants(start.held, start.rates, anchor)

@@ -14,6 +14,7 @@ def gradient_descent_flow(
     num_steps: int,
     proximal_weight: float = 0.0,
     max_checkpoints: int | None = None,
+    adjoint: str = "discrete",
 ) -> GradientFlow:
     """Returns the flow whose solution is `num_steps` steps of gradient descent.
 
@@ -28,6 +29,7 @@ def gradient_descent_flow(
         solver=solver,
         proximal_weight=proximal_weight,
         max_checkpoints=max_checkpoints,
+        adjoint=adjoint,
     )
 
 
@@ -41,6 +43,8 @@ class MAML(AdjointMAML):
         step_size: learning rate of the inner steps, > 0.
         num_steps: inner steps, >= 1.
         max_checkpoints: number of states that are kept in memory, see `GradientFlow`.
+        adjoint: "discrete" (default), or "unrolled" to keep the activations of every step, which
+            is faster for few steps of a large model. See `GradientFlow`.
 
     Reference:
         Finn, Abbeel, Levine, "Model-agnostic meta-learning for fast adaptation of deep networks",
@@ -48,7 +52,14 @@ class MAML(AdjointMAML):
     """
 
     def __init__(
-        self, step_size: float = 0.01, num_steps: int = 5, max_checkpoints: int | None = None
+        self,
+        step_size: float = 0.01,
+        num_steps: int = 5,
+        max_checkpoints: int | None = None,
+        adjoint: str = "discrete",
     ) -> None:
-        flow = gradient_descent_flow(step_size, num_steps, max_checkpoints=max_checkpoints)
-        super().__init__(flow)
+        super().__init__(
+            gradient_descent_flow(
+                step_size, num_steps, max_checkpoints=max_checkpoints, adjoint=adjoint
+            )
+        )

@@ -26,6 +26,8 @@ class NoInnerRun(FlowBased):
         flow: the inner run for evaluation and use. Default `GradientFlow()`.
     """
 
+    uses_adjoint = False
+
     def __init__(self, flow: GradientFlow | None = None) -> None:
         super().__init__(flow or GradientFlow())
 

@@ -50,6 +50,7 @@ def main(kind: type[Experiment] = Experiment) -> None:
     path = evaluation_file(_EVALUATION_FILE.value or str(workdir / name), workdir)
     require_checkpoint(workdir)  # before the data, which can take a while
     which = _which(workdir)
+    experiment.prepare()
     family = experiment.make_family()
     learner = experiment.make_learner(family)
     step = restore(learner, workdir, which)

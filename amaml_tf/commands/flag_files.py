@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
+from amaml_tf.commands.flags import DECLARED, setting_value
 from amaml_tf.errors import UsageError
 from amaml_tf.user_files import read_text
 
@@ -84,8 +85,13 @@ def _require_flag(text: str, where: str) -> None:
     try:
         if value is None:
             raise ValueError("it has none")
-        flag.parser.parse(value)
+        parsed = flag.parser.parse(value)
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"Expected a value of --{name}, got {text[:60]!r} in {where} ({error}); correct it."
         ) from error
+    if declared := DECLARED.get(name):
+        try:
+            declared.check(setting_value(declared, parsed))
+        except UsageError as error:
+            raise UsageError(f"{error} (It is in {where}.)") from error

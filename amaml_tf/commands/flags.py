@@ -36,6 +36,10 @@ _DEFINE: dict[type, Callable[..., object]] = {
 }
 
 
+#: What is known of the settings that have flags, by name.
+DECLARED: dict[str, Setting] = {}
+
+
 def define(kind: type[Declared]) -> None:
     """Defines the flags of the settings of `kind`, and brings the help of those there up to date.
 
@@ -48,6 +52,7 @@ def define(kind: type[Declared]) -> None:
                 default = declared.text(default)
             written = tuple if declared.is_list else str if declared.is_range else declared.kind
             _DEFINE[written](name, default, "")
+        DECLARED[name] = declared
         FLAGS[name].help = declared.help() + _takers(declared)
 
 
@@ -87,12 +92,20 @@ def trained_experiment(kind: type[Experiment] = Experiment) -> Experiment:
 
 
 def _value(declared: Setting) -> Value:
-    value = FLAGS[declared.name].value
-    if declared.is_range and isinstance(value, str):
-        return declared.read(value)
-    if not isinstance(value, list):
-        return value
-    return declared.read(",".join(value)) if value else ()
+    return setting_value(declared, FLAGS[declared.name].value)
+
+
+def setting_value(declared: Setting, parsed: Value | list[str]) -> Value:
+    """Returns the value of a setting from what its flag's parser gave.
+
+    Raises:
+        UsageError: it stands for none.
+    """
+    if declared.is_range and isinstance(parsed, str):
+        return declared.read(parsed)
+    if not isinstance(parsed, list):
+        return parsed
+    return declared.read(",".join(parsed)) if parsed else ()
 
 
 def _takers(declared: Setting) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import pathlib
 
+from amaml_tf.commands.run_statistics import STATISTICS_FILE
 from amaml_tf.errors import UsageError
 from amaml_tf.experiment import CONFIG_FILE
+from amaml_tf.experiment.task_file import TASK_FILE
 from amaml_tf.training import (
     CHECKPOINT_FOLDER,
     DROPPED_FILE,
@@ -58,7 +60,7 @@ def _refuse_files_of_the_run(
     flag: str, value: str, written: pathlib.Path, workdir: pathlib.Path
 ) -> None:
     real = pathlib.Path(os.path.realpath(written))
-    files = CONFIG_FILE, LOG_FILE, DROPPED_FILE, VALIDATION_FILE
+    files = CONFIG_FILE, TASK_FILE, STATISTICS_FILE, LOG_FILE, DROPPED_FILE, VALIDATION_FILE
     for name in (*files, CHECKPOINT_FOLDER, TENSORBOARD_FOLDER):
         own = pathlib.Path(os.path.realpath(workdir / name))
         if own in (real, *real.parents):

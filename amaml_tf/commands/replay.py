@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from amaml_tf.errors import UsageError
 from amaml_tf.experiment import Experiment
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.tasks import TaskFamily
@@ -23,6 +24,7 @@ def replay_episode(
     """Adapts to one training episode from the newest checkpoint, and prints what comes out.
 
     Raises:
+        UsageError: there are not so many episodes.
         AdaptationError: the adaptation fails, which is what one wants to read about.
     """
     step = restore(learner, workdir) if has_checkpoint(workdir) else 0
@@ -30,7 +32,12 @@ def replay_episode(
     episodes = family.episodes(
         "train", batch_size=1, seed=experiment.seed, start=number, num_batches=1
     )
-    batch = next(iter(episodes))
+    batch = next(iter(episodes), None)
+    if batch is None:
+        raise UsageError(
+            f"Expected a training episode of number {number}, got fewer; pass a smaller "
+            "--replay_episode."
+        )
     names = ("support x", "support y", "query x", "query y")
     arrays = [*batch[0][:2], *batch[1][:2]]
     for name, values in zip(names, arrays, strict=True):

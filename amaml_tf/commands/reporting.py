@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from amaml_tf import plots
 from amaml_tf.evaluation import Evaluation
@@ -35,10 +37,21 @@ def files_of_evaluation(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
 
 def is_evaluated(path: pathlib.Path, step: int) -> bool:
     """Returns whether the file `path` is the evaluation of this meta-step."""
+    found = stored_evaluation(path)
+    return found is not None and found["meta_step"] == step
+
+
+def stored_evaluation(path: pathlib.Path) -> Mapping[str, Any] | None:
+    """Returns the numbers of an evaluation; None if there are none, or no whole ones.
+
+    It is then as if nothing had been evaluated: `amaml-evaluate` writes the file anew.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["meta_step"] == step
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # it is made anew
+        found = json.loads(path.read_text(encoding="utf-8"))
+        whole = {"meta_step", "unit", "settings", "before", "after"} <= set(found)
+        return found if whole and isinstance(found["settings"], dict) else None
+    except (OSError, TypeError, ValueError):
+        return None
 
 
 def _draw(evaluation: Evaluation, name: str, path: pathlib.Path) -> None:

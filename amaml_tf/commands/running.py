@@ -18,6 +18,7 @@ from amaml_tf.commands.flags import define
 from amaml_tf.errors import TOLD, UsageError
 from amaml_tf.experiment import Experiment
 from amaml_tf.functional import execution
+from amaml_tf.tasks.late_errors import unwrapped
 from amaml_tf.training import stopping
 from amaml_tf.training.stopping import Stopped
 from amaml_tf.training.telling import tell
@@ -65,7 +66,7 @@ def run(main: Callable[[type[Experiment]], None], kind: type[Experiment] = Exper
                 raise UsageError(
                     f"Expected flags alone, got {' '.join(arguments[1:])!r}; write --NAME=VALUE."
                 )
-            with stopping.caught(name, FLAGS.stop_within):
+            with stopping.caught(name, FLAGS.stop_within), unwrapped():
                 main(kind)
         except KeyboardInterrupt as interruption:
             stopped = (

@@ -17,6 +17,7 @@ from absl.flags import DEFINE_integer
 from amaml_tf.commands import flags, running
 from amaml_tf.commands.replay import replay_episode
 from amaml_tf.commands.reporting import files_of_evaluation, is_evaluated, report_evaluation
+from amaml_tf.commands.run_statistics import STATISTICS_FILE, keep_statistics
 from amaml_tf.errors import UsageError
 from amaml_tf.evaluation import EVALUATION_FILE
 from amaml_tf.experiment import CONFIG_FILE, Experiment
@@ -51,6 +52,7 @@ def main(kind: type[Experiment] = Experiment) -> None:
         raise UsageError(
             f"Expected --validate_every with --patience={experiment.patience}, got none; pass it."
         )
+    experiment.prepare()
     family = experiment.make_family()
     learner = experiment.make_learner(family)
     if _REPLAY_EPISODE.value is not None:
@@ -67,6 +69,7 @@ def _train_and_evaluate(
     for path in (
         workdir / CONFIG_FILE,
         workdir / TASK_FILE,
+        workdir / STATISTICS_FILE,
         *files_of_evaluation(workdir / EVALUATION_FILE),
     ):
         sweep(path)
@@ -100,6 +103,7 @@ def _train_and_evaluate(
             f"The run in {workdir} is finished: {step} meta-steps are done. A larger "
             "--num_meta_steps or --patience goes on; amaml-evaluate evaluates again."
         )
+    keep_statistics(experiment, family, learner, workdir)
     path = workdir / EVALUATION_FILE
     if not is_evaluated(path, step):
         report_evaluation(experiment, family, learner, step, path)

@@ -6,7 +6,7 @@ import dataclasses
 
 from amaml_tf.errors import UsageError
 from amaml_tf.experiment.declaration import Declared, setting
-from amaml_tf.experiment.settings import MOST_SEED
+from amaml_tf.experiment.evaluation_settings import MOST_SEED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -218,6 +218,7 @@ def measure(
 
 def _family_of(experiment: Experiment) -> tasks.TaskFamily:
     """Returns the task family, kept from run to run because its data can be slow to load."""
+    experiment.prepare()
     factory = tasks.REGISTRY.get(experiment.task)
     names = {*arguments_of(factory), "dataset", "data_dir"} if factory else set()
     values = dataclasses.asdict(experiment)

@@ -11,6 +11,7 @@ from amaml_tf.aliases import Tensors
 from amaml_tf.episodes import Episodes, number_of_tasks
 from amaml_tf.errors import AdaptationError, UsageError
 from amaml_tf.functional.model import FunctionalModel, State, is_noise
+from amaml_tf.functional.query_statistics import Queries
 from amaml_tf.learner.curves import Point
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.solvers.diagnostics import COMPLETED, NON_FINITE, Diagnostics
@@ -48,6 +49,8 @@ class FineTuning:
             float32.
         all_layers: whether to train all trainable parameters, as a user does who has only the
             initialization; default: only those that the algorithm adapts.
+        query_statistics: whose statistics batch normalization uses on the query sets, see
+            `Queries`.
 
     Raises:
         UsageError: the optimizer mixes the entries of a tensor, and so would mix the tasks.
@@ -58,6 +61,7 @@ class FineTuning:
         learner: MetaLearner,
         optimizer: keras.optimizers.Optimizer,
         all_layers: bool = False,
+        query_statistics: str = "batch",
     ) -> None:
         require_elementwise(optimizer)
         self._learner = learner
@@ -70,6 +74,7 @@ class FineTuning:
                 batch_statistics=learner.batch_statistics,
                 vectorize=learner.execution.vectorize,
             )
+        self._query, self._query_statistics = Queries(self._function), query_statistics
         self._given = optimizer
         self._num_tasks = -1  # the batch size of the compiled program
 
@@ -84,7 +89,7 @@ class FineTuning:
             AdaptationError: values of a task become infinite or NaN, and the learner does not drop
                 such tasks.
         """
-        function, (support, query) = self._function, episodes
+        function, support = self._function, episodes[0]
         num_tasks, state = number_of_tasks(episodes), function.state()
         initialization, held = function.initialization(num_tasks)
         self._begin(num_tasks, initialization)
@@ -96,7 +101,7 @@ class FineTuning:
             if self._learner.on_failure == "raise":
                 _check(diagnostics, number)
             done = number
-            losses, outputs = function.query(adapted, held, state, *query)
+            losses, outputs = self._query(adapted, held, state, episodes, self._query_statistics)
             yield Point(losses, outputs, diagnostics)
 
     def _begin(self, num_tasks: int, initialization: tf.Tensor) -> None:

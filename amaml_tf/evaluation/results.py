@@ -49,6 +49,9 @@ class Evaluation:
             on the same episodes.
         gradient_evaluations_p99: the number of gradient evaluations that 99% of the episodes did
             not need more of; None: unknown.
+        query_statistics: whose statistics batch normalization used in predictions for a query set:
+            "support" (of the support set), "batch" (of the query set: transductive) or "stored";
+            None: the model has no batch normalization.
     """
 
     num_episodes: int
@@ -60,6 +63,7 @@ class Evaluation:
     unit: str
     curve: list[CurvePoint]
     gradient_evaluations_p99: int | None = None
+    query_statistics: str | None = None
 
     def table(self) -> str:
         """Returns a table in plain text: before, after, and the curve if it has more points."""
@@ -73,6 +77,8 @@ class Evaluation:
         lines.append(f"{'gradient evaluations':<26}{'':>22}{self.gradient_evaluations!s:>22}")
         if self.num_failed_episodes:
             lines.append(f"{'failed, left out':<26}{'':>22}{self.num_failed_episodes!s:>22}")
+        if self.query_statistics is not None:
+            lines.append(f"{'batch normalization by':<26}{'':>22}{self.query_statistics:>22}")
         if len(self.curve) > 2:
             lines.append(self._rows_of_curve())
         over = "episodes" if self.num_tasks is None else "tasks, of each one's mean over episodes"

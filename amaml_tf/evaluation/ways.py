@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -13,6 +14,7 @@ from amaml_tf.aliases import Outputs
 from amaml_tf.episodes import Episodes
 from amaml_tf.errors import UsageError
 from amaml_tf.evaluation.fine_tuning import FineTuning
+from amaml_tf.functional.query_statistics import require_query_statistics
 from amaml_tf.learner.curves import Point
 from amaml_tf.learner.meta_learner import MetaLearner
 
@@ -39,8 +41,10 @@ def way_of(
     optimizer: keras.optimizers.Optimizer | None,
     steps: Sequence[int] | None,
     all_layers: bool,
+    query_statistics: str,
 ) -> Callable[[], Way]:
     """Returns a function that gives the current way to adapt: a learned final time changes."""
+    require_query_statistics(query_statistics)
     if (optimizer is None) != (steps is None) or (times is not None and steps is not None):
         given = {"times": times, "optimizer": optimizer, "steps": steps}
         names = " and ".join(name for name, value in given.items() if value is not None)
@@ -50,22 +54,24 @@ def way_of(
             "descent, pass times that are multiples of the step size, or keras.optimizers.SGD."
         )
 
+    def before(batch: Episodes) -> tuple[tf.Tensor, Outputs]:
+        return learner.predict_before(batch, query_statistics=query_statistics)
+
     if optimizer is not None and steps is not None:
         numbers = tuple(map(int, _in_order("steps", steps)))
-        fine_tuning = FineTuning(learner, optimizer, all_layers)
-        run = Way(
-            "step", numbers, lambda b: (learner.predict_before(b), fine_tuning.points(b, numbers))
-        )
+        fine_tuning = FineTuning(learner, optimizer, all_layers, query_statistics)
+        run = Way("step", numbers, lambda b: (before(b), fine_tuning.points(b, numbers)))
         return lambda: run
     if times is not None:
         ends = tuple(map(float, _in_order("times", times)))
-        run = Way(
-            "time", ends, lambda b: (learner.predict_before(b), learner.predict_along(b, ends))
+        along = functools.partial(
+            learner.predict_along, times=ends, query_statistics=query_statistics
         )
+        run = Way("time", ends, lambda b: (before(b), along(b)))
         return lambda: run
 
     def own(batch: Episodes) -> tuple[tuple[tf.Tensor, Outputs], Iterator[Point]]:
-        predictions = learner.predict_episodes(batch)
+        predictions = learner.predict_episodes(batch, query_statistics=query_statistics)
         diagnostics = predictions.diagnostics.forward
         return predictions.before, iter([Point(*predictions.after, diagnostics)])
 

@@ -13,10 +13,12 @@ from amaml_tf.errors import UsageError
 from amaml_tf.evaluation import Evaluation, Evaluator
 from amaml_tf.evaluation.fine_tuning import require_elementwise
 from amaml_tf.experiment.declaration import settings_of
+from amaml_tf.experiment.determinism import compute_deterministically
 from amaml_tf.experiment.factories import arguments_of, made, made_solvers, of_keras
 from amaml_tf.experiment.workdir import RunSettings
 from amaml_tf.flow.gradient_flow import GradientFlow
 from amaml_tf.learner.meta_learner import MetaLearner
+from amaml_tf.training.telling import tell
 
 T = TypeVar("T")
 
@@ -27,6 +29,21 @@ class Experiment(RunSettings):
     To give methods of your own settings of their own, declare these in a subclass, and pass it to
     the commands: `amaml_tf.commands.train.run(MyExperiment)`.
     """
+
+    def prepare(self) -> None:
+        """Makes this process compute as the settings say; call it before all else.
+
+        Raises:
+            UsageError: it is too late for that.
+        """
+        if not self.deterministic:
+            return
+        compute_deterministically(self.seed)
+        if (self.vectorize, self.jit_compile) != ("auto", "auto"):
+            tell(
+                "--deterministic: tasks are executed as their model asks for, whatever --vectorize "
+                "and --jit_compile say, because each way has other last bits."
+            )
 
     def make_family(self) -> tasks.TaskFamily:
         """Returns the family of tasks, with its data loaded.
@@ -86,6 +103,11 @@ class Experiment(RunSettings):
             UsageError: there is no such algorithm or solver, or a setting does not fit it.
         """
         factory = algorithms.REGISTRY.find(self.algorithm)
+        if self.adjoint is not None and not getattr(factory, "uses_adjoint", True):
+            raise UsageError(
+                f"Expected no --adjoint with --algorithm={self.algorithm}, which trains without an "
+                f"inner run, got {self.adjoint}; leave it out."
+            )
         if "flow" in arguments_of(factory):
             given = self.given("algorithm") | {"flow": self.make_flow()}
         else:
@@ -134,8 +156,8 @@ class Experiment(RunSettings):
             metrics=family.metrics(),
             task_clip_norm=self.task_clip_norm,
             on_failure=self.on_failure or "raise",
-            vectorize=self.vectorize,
-            jit_compile=self.jit_compile,
+            vectorize="auto" if self.deterministic else self.vectorize,
+            jit_compile="auto" if self.deterministic else self.jit_compile,
         )
         return learner
 
@@ -152,6 +174,7 @@ class Experiment(RunSettings):
             optimizer=self.make_eval_optimizer(),
             steps=self.eval_steps or None,
             all_layers=bool(self.eval_all_layers),
+            query_statistics=self.query_statistics,
         )
 
     def measure(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from amaml_tf import models
-from amaml_tf.experiment.declaration import setting
-from amaml_tf.experiment.solver_settings import SolverSettings
+from amaml_tf.experiment.declaration import Declared, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelSettings(SolverSettings):
+class ModelSettings(Declared):
     """Plain values that make a model."""
 
     model: str | None = setting(

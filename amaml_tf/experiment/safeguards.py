@@ -13,8 +13,16 @@ MOST_META_STEPS = 10**9
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Safeguards(Declared):
-    """Settings that change no meta-step, but which of them are made, and what is kept of them."""
+    """Settings that change no meta-step, but which of them are made, and what is kept of them.
 
+    (The last bits of a meta-step are another matter: see `deterministic`.)
+    """
+
+    deterministic: bool = setting(
+        "The same bits in every run, with any --vectorize and --jit_compile, on any number of "
+        "cores. Each operation then uses one core.",
+        False,
+    )
     checkpoint_every: int = setting(
         "Meta-steps between two checkpoints.",
         500,

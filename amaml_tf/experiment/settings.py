@@ -1,4 +1,4 @@
-"""The settings of an experiment: every one is declared here, and nowhere else."""
+"""The settings of an experiment: those of tasks, model, algorithm and training."""
 
 from __future__ import annotations
 
@@ -6,23 +6,16 @@ import dataclasses
 
 from amaml_tf import algorithms, solvers, tasks
 from amaml_tf.algorithms.learned_flow import LEARNED_RATES
-from amaml_tf.errors import UsageError
-from amaml_tf.experiment.declaration import (
-    IN_EVALUATION,
-    ON_RESUMING,
-    as_text,
-    setting,
-)
+from amaml_tf.experiment.declaration import IN_EVALUATION, ON_RESUMING, setting
+from amaml_tf.experiment.evaluation_settings import MOST_SEED, EvaluationSettings
 from amaml_tf.experiment.model_settings import ModelSettings
-from amaml_tf.experiment.safeguards import MOST_META_STEPS
+from amaml_tf.experiment.safeguards import MOST_META_STEPS, Safeguards
+from amaml_tf.experiment.solver_settings import SolverSettings
 from amaml_tf.flow.gradient_flow import ADJOINTS
 from amaml_tf.functional import execution
 from amaml_tf.learner.meta_learner import ON_FAILURE
 from amaml_tf.solvers.method import MOST_STEPS
 from amaml_tf.tasks.functions.paper_functions import VARIANTS
-
-# TensorFlow counts in 32 bits. Sizes, which have no `most` of their own, end at a million.
-MOST_SEED = 2**31 - 1
 
 
 def _adjoint_solvers() -> list[str]:
@@ -30,8 +23,8 @@ def _adjoint_solvers() -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(ModelSettings):
-    """Everything that decides how a training run goes, as plain values.
+class Settings(EvaluationSettings, ModelSettings, SolverSettings, Safeguards):
+    """Everything that decides how a training run goes, and how it is evaluated, as plain values.
 
     Each field is a flag of the commands. None leaves a setting to the default of the class that it
     is for. A setting that is given, but that the chosen task, model, solver or algorithm does not
@@ -219,70 +212,3 @@ class Settings(ModelSettings):
         most=MOST_META_STEPS,
         may_change=ON_RESUMING,
     )
-
-    num_eval_episodes: int = setting(
-        "Unseen episodes to evaluate on.", 600, least=2, may_change=ON_RESUMING
-    )
-    eval_batch_size: int = setting(
-        "Episodes to evaluate at a time.", 20, least=1, may_change=ON_RESUMING
-    )
-    eval_seed: int = setting(
-        "Which unseen episodes.", 0, least=0, most=MOST_SEED, may_change=ON_RESUMING
-    )
-    eval_split: str = setting(
-        "Whose episodes.",
-        "test",
-        choices=lambda: ("test", "validation"),
-        may_change=ON_RESUMING,
-    )
-    eval_optimizer: str | None = setting(
-        "Name of a Keras optimizer to adapt by. Default: the algorithm's own inner run.",
-        may_change=ON_RESUMING,
-    )
-    eval_learning_rate: float | None = setting(
-        "Learning rate of --eval_optimizer.", above=0, may_change=ON_RESUMING
-    )
-    eval_weight_decay: float | None = setting(
-        "Weight decay of --eval_optimizer.", least=0, may_change=ON_RESUMING
-    )
-    eval_steps: tuple[int, ...] | None = setting(
-        "Numbers of steps of --eval_optimizer to measure at: 10,100,1000.",
-        most=MOST_STEPS,
-        may_change=ON_RESUMING,
-    )
-    eval_all_layers: bool | None = setting(
-        "--eval_optimizer trains all layers, not only those that the algorithm adapts.",
-        may_change=ON_RESUMING,
-    )
-    eval_times: tuple[float, ...] | None = setting(
-        "Times of the inner run to measure at: 0.5,5. The last stands for --final_time.",
-        may_change=ON_RESUMING,
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("eval_steps", "eval_times"):
-            values = getattr(self, name)
-            if values and not (min(values) >= 0 and max(values) > 0):
-                raise UsageError(
-                    f"Expected {name} of 0 or more, one of them above 0, got {as_text(values)}; "
-                    "pass other numbers."
-                )
-        if self.eval_optimizer is None:
-            self._refuse_what_needs_an_eval_optimizer()
-        elif self.eval_times or not self.eval_steps:
-            came = "eval_times" if self.eval_times else "none"
-            raise UsageError(
-                f"Expected eval_steps with eval_optimizer={self.eval_optimizer}, got {came}; "
-                "pass something like --eval_steps=10,100,1000, and no --eval_times."
-            )
-
-    def _refuse_what_needs_an_eval_optimizer(self) -> None:
-        for name in ("eval_steps", "eval_learning_rate", "eval_weight_decay", "eval_all_layers"):
-            value = getattr(self, name)
-            if value is not None and value != ():
-                raise UsageError(
-                    f"Expected an eval_optimizer with {name}={as_text(value)}, got none; pass "
-                    "--eval_optimizer=sgd for steps of gradient descent, or --eval_times for the "
-                    "algorithm's own inner run (a step's time is its size)."
-                )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from amaml_tf.experiment.declaration import IN_EVALUATION, ON_RESUMING, setting
-from amaml_tf.experiment.safeguards import Safeguards
+from amaml_tf.experiment.declaration import IN_EVALUATION, ON_RESUMING, Declared, setting
 from amaml_tf.solvers.method import MOST_STEPS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SolverSettings(Safeguards):
+class SolverSettings(Declared):
     """Plain values that decide how a solver steps."""
 
     step_size: float | None = setting(

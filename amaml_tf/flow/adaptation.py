@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from amaml_tf.aliases import Scalar
 from amaml_tf.episodes import Examples
+from amaml_tf.errors import UsageError
 from amaml_tf.flow.gradient_flow import GradientFlow
 from amaml_tf.flow.vector_field import Constants, vector_field
 from amaml_tf.functional.model import FunctionalModel, State
@@ -93,12 +94,14 @@ def adapt(
         adapted, held, rates, anchor = map(tf.stop_gradient, (adapted, held, rates, anchor))
         constants = Constants(held, rates, anchor)
         system = vector_field(function, state, support, constants, flow.proximal_weight)
-        solution = flow.solve(system, adapted, final_time, record=differentiable)
+        if not differentiable:
+            solution = flow.solve(system, adapted, final_time, record=False)
+            return (solution.state, *solution.diagnostics), _no_backward
+        solution, adjoint_of = flow.solve_with_adjoint(system, adapted, final_time, constants)
         arrived = (solution.diagnostics.status == COMPLETED)[:, tf.newaxis]
 
         def backward(cotangent: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            cotangent = tf.where(arrived, cotangent, 0)
-            adjoint = flow.adjoint_of(system, solution, cotangent, constants)
+            adjoint = adjoint_of(tf.where(arrived, cotangent, 0))
             seen = adjoint.diagnostics
             columns = [tf.cast(column, cotangent.dtype) for column in seen]
             # NaN of a failed task must not reach other tasks through a sum: 0 * NaN is NaN.
@@ -110,6 +113,13 @@ def adapt(
 
     adapted, *fields = run(start.adapted, start.held, start.rates, anchor, probe)
     return _finish(adapted, Diagnostics(*fields))
+
+
+def _no_backward(*_: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    raise UsageError(
+        "Expected an adaptation that is not differentiated, as differentiable=False says, got a "
+        "tape around it; leave the argument out."
+    )
 
 
 def _finish(adapted: tf.Tensor, diagnostics: Diagnostics) -> Adaptation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pathlib
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -16,9 +17,11 @@ from amaml_tf.solvers.tfp_solver import OneStepSolver
 _FEWEST_STATES = 18
 # Where more than these fit, in bytes: all states of a run of known length, or else this much, as
 # XLA clears a buffer even if a run turns out to be short.
-_KNOWN_LENGTH_BYTES, _UNKNOWN_LENGTH_BYTES = 2**27, 2**23
+_KNOWN_LENGTH_BYTES, _UNKNOWN_LENGTH_BYTES = 2**27, 2**22
 # Vectors of the size of a state that a solver and its adjoint work with, roughly.
 _WORK_STATES = 16
+# The limit of a container under Linux, in bytes, or "max".
+_LIMIT_OF_CONTAINER = pathlib.Path("/sys/fs/cgroup/memory.max")
 # Where the number of tasks is not known when the program is traced.
 _ASSUMED_TASKS = 32
 
@@ -67,7 +70,7 @@ def refuse_too_many(states: int, state: tf.Tensor) -> None:
     num_tasks, size = state.shape
     if num_tasks is None or tf.config.list_physical_devices("GPU"):
         return
-    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    installed = _memory_of_the_machine()
     needed = (states + _WORK_STATES) * num_tasks * size * state.dtype.size
     if needed > installed:
         raise UsageError(
@@ -77,6 +80,16 @@ def refuse_too_many(states: int, state: tf.Tensor) -> None:
             "with. Use smaller batches of tasks, adapt fewer layers (adapted_layers), or keep "
             "fewer states (max_checkpoints)."
         )
+
+
+def _memory_of_the_machine() -> int:
+    """Returns the bytes that are installed, or that the container may use."""
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = _LIMIT_OF_CONTAINER.read_text(encoding="ascii").strip()
+    except OSError:
+        return installed
+    return min(installed, int(limit)) if limit.isdigit() else installed
 
 
 def _default_states(longest: int, fixed: bool, least: int, state_bytes: int) -> int:

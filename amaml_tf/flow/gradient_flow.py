@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -13,8 +14,10 @@ from amaml_tf.configurable import Configurable
 from amaml_tf.errors import UsageError
 from amaml_tf.flow.adjoint import Adjoint, continuous_adjoint, discrete_adjoint
 from amaml_tf.flow.buffers import capacity_of, refuse_too_many
+from amaml_tf.flow.unrolled import unroll, unrolled_adjoint
 from amaml_tf.flow.vector_field import Constants, relative_to_displacement
 from amaml_tf.solvers.adopt import as_one_step, solve_on_grid
+from amaml_tf.solvers.fixed_step import FixedStepSolver
 from amaml_tf.solvers.loop import integrate
 from amaml_tf.solvers.method import Method
 from amaml_tf.solvers.runge_kutta_chebyshev import RungeKuttaChebyshev
@@ -22,7 +25,9 @@ from amaml_tf.solvers.solution import Solution, num_fixed_steps
 from amaml_tf.solvers.system import System
 from amaml_tf.solvers.tfp_solver import OneStepSolver
 
-ADJOINTS = ("discrete", "continuous", "backsolve")
+ADJOINTS = ("discrete", "continuous", "backsolve", "unrolled")
+# The graph of an unrolled run grows with its steps, and so does the time to trace and compile it.
+_MOST_UNROLLED_STEPS = 200
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,13 +54,15 @@ class GradientFlow(Configurable):
         adjoint: "discrete" (default) is the exact derivative of the solver's own steps;
             "continuous" solves the adjoint ODE of the paper over the stored trajectory;
             "backsolve" is TFP's own gradient, which integrates the flow backwards and fails on
-            long runs. Use "backsolve" only for comparison.
+            long runs. Use "backsolve" only for comparison. "unrolled" has the results of
+            "discrete", for few fixed steps of a large model: it keeps the activations of every
+            step, and computes none again. It takes neither `max_checkpoints` nor `memory_budget`.
         adjoint_solver: solver of the adjoint ODE of "continuous", with its own tolerances. None
             (default): `solver`, or `RungeKuttaChebyshev()` if `solver` is a solver of TFP.
         max_checkpoints: number of states of all tasks together that a run keeps in memory, more
             than a step has stages. A run that evaluates more gradients than these computes states
             again in the backward pass: with K states none more than twice up to about K² / 2
-            gradients, about three times up to 2 K². None (default): 8 MiB of states, at least 18;
+            gradients, about three times up to 2 K². None (default): 4 MiB of states, at least 18;
             for fixed steps, whose number is known, all states if they fit into 128 MiB, else
             as many as it takes to compute none more than twice.
         memory_budget: the same in MiB, in place of `max_checkpoints`. A solver and its adjoint
@@ -113,6 +120,27 @@ class GradientFlow(Configurable):
             )
         if isinstance(self.solver, OneStepSolver) and not self.solver.adaptive:
             num_fixed_steps(self.solver.step_size, float(self.final_time))  # refuses too many
+        if self.adjoint == "unrolled":
+            self._check_unrolled()
+
+    def _check_unrolled(self) -> None:
+        if not isinstance(self.solver, FixedStepSolver):
+            raise UsageError(
+                "Expected a solver with fixed steps for adjoint='unrolled', got "
+                f"{type(self.solver).__name__}. Use GradientDescent, or adjoint='discrete'."
+            )
+        steps = self.max_num_steps
+        if steps is None or steps > _MOST_UNROLLED_STEPS:
+            raise UsageError(
+                f"Expected at most {_MOST_UNROLLED_STEPS} steps for adjoint='unrolled', whose "
+                f"graph grows with them, got {steps}. Use adjoint='discrete'."
+            )
+        for name in ("max_checkpoints", "memory_budget"):
+            if getattr(self, name) is not None:
+                raise UsageError(
+                    f"Expected no {name} with adjoint='unrolled', which keeps everything, got "
+                    f"{getattr(self, name)}. Leave it out, or use adjoint='discrete'."
+                )
 
     @property
     def max_num_steps(self) -> int | None:
@@ -145,6 +173,17 @@ class GradientFlow(Configurable):
             max_num_steps=max_num_steps,
             capacity=capacity if record else None,
         )
+
+    def solve_with_adjoint(
+        self, system: System, initial_state: tf.Tensor, final_time: Scalar, constants: Constants
+    ) -> tuple[Solution, Callable[[tf.Tensor], Adjoint]]:
+        """Returns what `solve` returns, and `adjoint_of` as a function of the cotangent of u(T)."""
+        if self.adjoint != "unrolled":
+            solution = self.solve(system, initial_state, final_time, record=True)
+            return solution, lambda bar: self.adjoint_of(system, solution, bar, constants)
+        steps = self.max_num_steps or 0
+        solution, tapes = unroll(self.solver, system, initial_state, final_time, steps, constants)
+        return solution, lambda bar: unrolled_adjoint(tapes, bar)
 
     def adjoint_of(
         self, system: System, solution: Solution, cotangent: tf.Tensor, constants: Constants

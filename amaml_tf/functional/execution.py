@@ -3,7 +3,8 @@
 Dense networks are fastest as one vectorised program compiled by XLA. On a CPU, convolutions with
 different filters for each task have no fast vectorised kernel: they are fastest task by task, in
 parallel, without XLA. Recurrent layers also run task by task, because TensorFlow cannot vectorise
-the second derivative of their loop. What a user brings may fit neither vectorisation nor XLA, so
+the second derivative of their loop, and so do large models on a CPU, which would take minutes to
+compile. What a user brings may fit neither vectorisation nor XLA, so
 the way is chosen by trying.
 """
 
@@ -54,6 +55,11 @@ _NOT_VECTORISED = {
     "UniqueWithCountsV2",
     "Where",
 }
+
+# On a CPU, a loss of one task with more operations is not vectorised: that takes long, and so does
+# XLA, which compiles a copy of it for each place where it is used. (A network of three dense layers
+# has 80, a transformer of three blocks 580.)
+_MOST_OPERATIONS = 300
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -167,7 +173,7 @@ def choose(
             continue
         if reasons:
             _LOG.warning(
-                "This model and loss cannot be executed %s; they are executed %s.",
+                "This model and loss are not executed %s; they are executed %s.",
                 ", nor ".join(reasons),
                 way.name,
             )
@@ -194,11 +200,24 @@ def require_compilable(program: tf.types.experimental.ConcreteFunction) -> None:
     compiler_ir.from_concrete_function(program, specs)(stage="hlo_serialized")
 
 
-def require_vectorizable(program: tf.types.experimental.ConcreteFunction) -> None:
-    """Raises an error if the traced program of one task cannot be vectorised over tasks."""
+def require_vectorizable(
+    program: tf.types.experimental.ConcreteFunction, *, if_quick: bool = False
+) -> None:
+    """Raises an error if the traced program of one task cannot be vectorised over tasks.
+
+    Args:
+        program: the program.
+        if_quick: whether to raise it as well if that would take too long.
+    """
     definition = program.graph.as_graph_def()
     nodes = [node for function in definition.library.function for node in function.node_def]
-    found = sorted({node.op for node in [*definition.node, *nodes]} & _NOT_VECTORISED)
+    nodes += definition.node
+    on_cpu = not tf.config.list_physical_devices("GPU")
+    if if_quick and on_cpu and len(nodes) > _MOST_OPERATIONS:
+        raise NotImplementedError(
+            f"to vectorise its {len(nodes)} operations takes long; vectorize='on' does it"
+        )
+    found = sorted({node.op for node in nodes} & _NOT_VECTORISED)
     if found:
         raise NotImplementedError(
             f"it has operations that cannot be vectorised: {', '.join(found)}"

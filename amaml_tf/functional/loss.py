@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
-# Keras exports neither of these: the mask that layers and losses find at a tensor, and the loss
-# object that `Model.compile` uses for a name or a function, which aligns ranks, casts dtypes and
-# reduces.
+# Keras exports neither of these: the mask that layers and losses find at a tensor, and what
+# `Model.compile` makes of names, functions, lists and dicts of losses.
 from keras.src.backend import get_keras_mask, set_keras_mask
-from keras.src.trainers.compile_utils import get_loss
+from keras.src.trainers.compile_utils import CompileLoss
 
 from amaml_tf.aliases import LossFunction, Tensors
 from amaml_tf.errors import UsageError
 from amaml_tf.functional.example_weights import filled
 
-T = TypeVar("T")
+#: Names for which Keras chooses a loss by the shapes of labels and outputs.
+_CHOSEN_BY_LABELS = ("ce", "crossentropy")
 
 #: A Keras loss, its name, or a function of (y_true, y_pred).
 OneLoss: TypeAlias = keras.losses.Loss | str | LossFunction
@@ -65,7 +66,7 @@ class TaskLoss:
         self.given = loss
         self.given_weights = loss_weights
         self._names = tuple(output_names)
-        self._losses = _map(lambda each: _of_keras(each, dtype), loss)
+        self._losses = _Losses(loss, loss_weights, self._names, dtype)
 
     def __call__(
         self, y_true: Tensors, y_pred: Tensors, weight: Tensors | None = None
@@ -84,15 +85,12 @@ class TaskLoss:
                 f"Expected targets for each of the {len(names)} outputs of the model, got one "
                 "tensor; give a list of them, or a dict by the outputs' names."
             )
-        parts = (self._losses, self.given_weights, y_true, y_pred, weight)
-        values = [
-            _value(loss, targets, outputs, of_examples) * (1.0 if factor is None else factor)
-            for loss, factor, targets, outputs, of_examples in zip(
-                *(_in_order(part, names) for part in parts), strict=True
-            )
-            if loss is not None
-        ]
-        return values[0] if len(values) == 1 else tf.add_n(values)
+        if isinstance(weight, dict) and isinstance(y_pred, (list, tuple)):
+            weight = [weight.get(str(name)) for name in names]
+        value = self._losses(y_true, y_pred, weight)
+        if value is None:
+            raise UsageError("Expected a loss of one output or more, got none; pass one.")
+        return value
 
     def _names_of(self, y_pred: Tensors) -> Sequence[str | int]:
         """Returns the names of the outputs, or their places where they have no names."""
@@ -102,23 +100,60 @@ class TaskLoss:
         return self._names if len(self._names) == count else range(count)
 
 
-def _of_keras(loss: object, dtype: tf.DType) -> keras.losses.Loss | None:
-    """Returns the Keras loss of a name or a function, computed in `dtype` if that is wider."""
-    if loss is None:
-        return None
-    found = get_loss(loss, None, None)
-    if tf.as_dtype(found.dtype).size < dtype.size:
-        # `copy.copy` would go through the configuration, in which a function has no globals.
-        given, found = found, object.__new__(type(found))
-        found.__dict__.update(given.__dict__)
-        # Keras has no public way to change the dtype of a loss.
-        found._dtype_policy = keras.DTypePolicy(dtype.name)
-        found._dtype = dtype.name
+class _Losses(CompileLoss):
+    """What `Model.compile` makes of losses and outputs, with the values of `_value`."""
+
+    _flat_losses: list[Any] | None
+
+    def __init__(
+        self,
+        loss: Loss,
+        loss_weights: LossWeights | None,
+        output_names: Sequence[str],
+        dtype: tf.DType,
+    ) -> None:
+        super().__init__(loss, loss_weights, output_names=list(output_names) or None)
+        for each in keras.tree.flatten(loss):
+            if isinstance(each, str) and each.lower() not in _CHOSEN_BY_LABELS:
+                keras.losses.get(each)  # raises an error unless Keras knows it
+        self._wanted = dtype
+        _compute_in(self, dtype)
+
+    @property
+    def metrics(self) -> list[None]:
+        # Keras would keep the mean of each loss.
+        return [None] * len(self._flat_losses or ())
+
+    def build(self, y_true: Tensors, y_pred: Tensors) -> None:
+        super().build(y_true, y_pred)
+        self._flat_losses = [
+            each._replace(loss=functools.partial(_value, _of_dtype(each.loss, self._wanted)))
+            for each in self._flat_losses or ()
+        ]
+
+
+def _of_dtype(loss: keras.losses.Loss, dtype: tf.DType) -> keras.losses.Loss:
+    """Returns the loss, computed in `dtype` if that is wider than its own."""
+    if tf.as_dtype(loss.dtype).size >= dtype.size:
+        return loss
+    # `copy.copy` would go through the configuration, in which a function has no globals.
+    found = object.__new__(type(loss))
+    found.__dict__.update(loss.__dict__)
+    _compute_in(found, dtype)
     return found
 
 
+def _compute_in(loss: keras.losses.Loss, dtype: tf.DType) -> None:
+    # Keras has no public way to change the dtype of a loss.
+    loss._dtype_policy = keras.DTypePolicy(dtype.name)  # noqa: SLF001
+    loss._dtype = dtype.name  # noqa: SLF001
+
+
 def _value(
-    loss: keras.losses.Loss, y_true: tf.Tensor, y_pred: tf.Tensor, weight: tf.Tensor | None
+    loss: keras.losses.Loss,
+    y_true: tf.Tensor,
+    y_pred: tf.Tensor,
+    weight: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Returns the loss of one output, a scalar."""
     value = loss(y_true, y_pred) if weight is None else _weighted(loss, y_true, y_pred, weight)
@@ -174,35 +209,3 @@ def _aligned(chosen: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     while chosen.shape.rank > values.shape.rank:
         chosen = tf.squeeze(chosen, axis=-1)
     return chosen
-
-
-def _map(function: Callable[[object], T], spec: object) -> T | list[T] | dict[str, T]:
-    if isinstance(spec, dict):
-        return {name: function(each) for name, each in spec.items()}
-    if isinstance(spec, (list, tuple)):
-        return [function(each) for each in spec]
-    return function(spec)
-
-
-def _in_order(values: object, names: Sequence[str | int]) -> list[Any]:
-    """Returns a value for each output: by name, by place, or the same for all.
-
-    Raises:
-        UsageError: the names or the number of values are not those of the outputs.
-    """
-    if isinstance(values, dict):
-        unknown = [name for name in values if name not in names]
-        if unknown:
-            raise UsageError(
-                f"Expected the names of outputs ({', '.join(map(str, names))}), got "
-                f"{', '.join(map(str, unknown))}; use the model's output names."
-            )
-        return [values.get(name) for name in names]
-    if not isinstance(values, (list, tuple)):
-        return [values] * len(names)
-    if len(values) != len(names):
-        raise UsageError(
-            f"Expected {len(names)} values, one for each output of the model, got {len(values)}; "
-            "give one for each."
-        )
-    return list(values)

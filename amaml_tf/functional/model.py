@@ -19,8 +19,6 @@ from amaml_tf.functional.parameters import ParameterVectors
 T = TypeVar("T")
 #: Values of the non-trainable variables of a model: statistics and random seeds.
 State: TypeAlias = Sequence[tf.Tensor]
-#: The types of the results of a function of one task; None if TensorFlow infers them.
-Spec: TypeAlias = "tf.TypeSpec | tuple[Spec, ...] | None"
 
 
 class FunctionalModel(ParameterVectors):
@@ -195,8 +193,7 @@ class FunctionalModel(ParameterVectors):
                 loss, _ = self._task_loss(vector, held, state, examples, adapting=True)
             return _dense_gradient(tape, loss, vector)
 
-        spec = tf.TensorSpec(adapted.shape[1:], self.dtype)
-        return self._map(one, (adapted, held, *examples), spec)
+        return self._map(one, (adapted, held, *examples))
 
     def _curvature(
         self,
@@ -227,8 +224,7 @@ class FunctionalModel(ParameterVectors):
             )
             return gradient, *(tf.convert_to_tensor(product) for product in products)
 
-        spec = [tf.TensorSpec(v.shape[1:], self.dtype) for v in (adapted, adapted, held)]
-        return self._map(one, (adapted, held, vector, *examples), tuple(spec))
+        return self._map(one, (adapted, held, vector, *examples))
 
     def _query(
         self,
@@ -243,9 +239,7 @@ class FunctionalModel(ParameterVectors):
             vector, held, *examples = task
             return self._task_loss(vector, held, state, examples, adapting=False)
 
-        scalar = tf.TensorSpec([], self.dtype)
-        spec = (scalar, self._outputs_spec(adapted, held, state, examples[0]))
-        return self._map(one, (adapted, held, *examples), spec)
+        return self._map(one, (adapted, held, *examples))
 
     def _query_gradient(
         self,
@@ -266,29 +260,20 @@ class FunctionalModel(ParameterVectors):
             )
             return loss, *(tf.convert_to_tensor(g) for g in gradients), outputs
 
-        vectors = [tf.TensorSpec(v.shape[1:], self.dtype) for v in (adapted, held)]
-        scalar = tf.TensorSpec([], self.dtype)
-        spec = (scalar, *vectors, self._outputs_spec(adapted, held, state, examples[0]))
-        return self._map(one, (adapted, held, *examples), spec)
+        return self._map(one, (adapted, held, *examples))
 
-    def _outputs_spec(
-        self, adapted: tf.Tensor, held: tf.Tensor, state: State, x: Tensors
-    ) -> tf.TypeSpec | None:
-        if self.vectorize:
-            return None  # tf.vectorized_map infers it
-        vector, rest, x = tf.nest.map_structure(lambda v: v[0], (adapted, held, x))
-        outputs, _ = self.predict(self.unravel(vector, rest), state, x, adapting=False)
-        return tf.nest.map_structure(tf.type_spec_from_value, outputs)
-
-    def _map(
-        self, one: Callable[[tuple[Tensors, ...]], T], tasks: tuple[Tensors, ...], spec: Spec
-    ) -> T:
+    def _map(self, one: Callable[[tuple[Tensors, ...]], T], tasks: tuple[Tensors, ...]) -> T:
         if tf.nest.flatten(tasks)[0].shape[0] == 1:  # LiteRT has no map_fn
             one_result = one(tf.nest.map_structure(lambda v: v[0], tasks))
             return tf.nest.map_structure(lambda v: v[tf.newaxis], one_result)
         if self.vectorize:
             return tf.vectorized_map(one, tasks, warn=False)
-        return tf.map_fn(one, tasks, fn_output_signature=spec, parallel_iterations=8)
+        # Traced once, for the types of its results and for the loop.
+        traced = tf.function(one, autograph=False)
+        task = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape[1:], v.dtype), tasks)
+        results = traced.get_concrete_function(task).structured_outputs
+        signature = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), results)
+        return tf.map_fn(traced, tasks, fn_output_signature=signature, parallel_iterations=8)
 
 
 def _inputs(examples: Examples) -> tuple[Tensors, tf.Tensor | None]:

@@ -60,9 +60,11 @@ def _copy_of(model: keras.Model) -> keras.Model:
     try:
         copy = keras.models.clone_model(model)
     except (ValueError, TypeError, NotImplementedError) as error:
+        first = f"{error}".split(". ")[0].splitlines()[0]
         raise UsageError(
             f"Expected a model that can be copied from its configuration, but {model.name!r} "
-            f"cannot: {error} Build it from keras.Input, or give it get_config and from_config."
+            f"cannot ({first}); build it from keras.Input, or give it get_config and an __init__ "
+            "that takes what it returns."
         ) from error
     if not copy.built:
         copy.build(model.input_shape)

@@ -13,6 +13,7 @@ from amaml_tf.aliases import Outputs
 from amaml_tf.episodes import Episodes, Examples, number_of_tasks
 from amaml_tf.flow import failure
 from amaml_tf.functional.model import FunctionalModel, State
+from amaml_tf.functional.query_statistics import Queries
 from amaml_tf.solvers.diagnostics import Diagnostics
 
 #: Continues adaptation: takes (support, state, adapted, stretch, longest stretch), and returns what
@@ -53,23 +54,27 @@ class Point(NamedTuple):
 def points_along(
     function: FunctionalModel,
     advance: Advance,
+    query: Queries,
     episodes: Episodes,
     times: Sequence[float],
     on_failure: str,
+    query_statistics: str,
 ) -> Iterator[Point]:
     """Yields a `Point` for each of the `times` of one adaptation of a batch of episodes.
 
     Args:
         function: model and loss.
         advance: continues the adaptation.
+        query: gives query losses and outputs.
         episodes: a batch.
         times: above 0, in increasing order.
         on_failure: "raise" or "drop".
+        query_statistics: see `Queries`.
 
     Raises:
         AdaptationError: if a task fails and `on_failure` is "raise".
     """
-    support, query = episodes
+    support = episodes[0]
     state, (adapted, held) = function.state(), function.initialization(number_of_tasks(episodes))
     longest = max(after - before for before, after in itertools.pairwise([0.0, *times]))
     before = 0.0
@@ -79,6 +84,6 @@ def points_along(
         diagnostics = diagnostics._replace(time=diagnostics.time + before)
         if on_failure == "raise":
             failure.check(diagnostics, time)
-        losses, outputs = function.query(adapted, held, state, *query)
+        losses, outputs = query(adapted, held, state, episodes, query_statistics)
         yield Point(losses, outputs, diagnostics)
         before = time

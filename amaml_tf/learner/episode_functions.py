@@ -12,6 +12,7 @@ from amaml_tf.aliases import Outputs
 from amaml_tf.episodes import (
     Episodes,
     Examples,
+    as_tensors,
     check_episodes,
     check_examples,
     number_of_tasks,
@@ -22,8 +23,9 @@ from amaml_tf.functional.execution import Execution
 from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.learner.adapted_model import adapted_model
 from amaml_tf.learner.curves import Point, Predictions, points_along
-from amaml_tf.learner.episode_metrics import EpisodeMetrics, remade
+from amaml_tf.learner.episode_metrics import EpisodeMetrics
 from amaml_tf.learner.programs import Programs, check
+from amaml_tf.learner.remade_metrics import remade
 
 
 class EpisodeFunctions:
@@ -57,21 +59,29 @@ class EpisodeFunctions:
         Raises:
             AdaptationError: as in `fit`.
         """
-        episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
+        episodes = as_tensors(episodes)
         check_episodes(episodes)
         result = self._programs.meta_gradients(episodes, self.function.state())
         self._check(result.diagnostics)
         return result
 
-    def predict_episodes(self, episodes: Episodes) -> Predictions:
+    def predict_episodes(
+        self, episodes: Episodes, *, query_statistics: str = "batch"
+    ) -> Predictions:
         """Returns query losses and outputs of a batch of episodes, before and after adaptation.
+
+        Args:
+            episodes: a batch.
+            query_statistics: whose statistics batch normalization uses on the query sets: "batch",
+                those of the queries (default, as in training), or "support", those of the support
+                sets (as the models of `adapt`).
 
         Raises:
             AdaptationError: as in `fit`.
         """
-        episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
+        episodes = as_tensors(episodes)
         check_episodes(episodes)
-        predictions = self._programs.predict(episodes)
+        predictions = self._programs.predict(episodes, query_statistics)
         self._check(predictions.diagnostics)
         return predictions
 
@@ -85,13 +95,20 @@ class EpisodeFunctions:
         _ = self.function
         return self._programs.execution
 
-    def predict_before(self, episodes: Episodes) -> tuple[tf.Tensor, Outputs]:
-        """Returns query losses `[B]` and outputs of the initialization itself."""
-        episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
-        check_episodes(episodes)
-        return self._programs.query_before(episodes, self.function.state())
+    def predict_before(
+        self, episodes: Episodes, *, query_statistics: str = "batch"
+    ) -> tuple[tf.Tensor, Outputs]:
+        """Returns query losses `[B]` and outputs of the initialization itself.
 
-    def predict_along(self, episodes: Episodes, times: Sequence[float]) -> Iterator[Point]:
+        Arguments: see `predict_episodes`.
+        """
+        episodes = as_tensors(episodes)
+        check_episodes(episodes)
+        return self._programs.query_before(episodes, self.function.state(), query_statistics)
+
+    def predict_along(
+        self, episodes: Episodes, times: Sequence[float], *, query_statistics: str = "batch"
+    ) -> Iterator[Point]:
         """Yields a `Point` for each of the `times` of one adaptation of a batch of episodes.
 
         The flow is solved from each time to the next, each stretch with its own steps. All points
@@ -100,14 +117,22 @@ class EpisodeFunctions:
         Args:
             episodes: a batch of episodes.
             times: above 0, in increasing order.
+            query_statistics: see `predict_episodes`.
 
         Raises:
             AdaptationError: as in `fit`.
         """
-        episodes = tf.nest.map_structure(tf.convert_to_tensor, episodes)
+        episodes = as_tensors(episodes)
         check_episodes(episodes)
+        programs = self._programs
         yield from points_along(
-            self.function, self._programs.advance, episodes, times, self.on_failure
+            self.function,
+            programs.advance,
+            programs.query,
+            episodes,
+            times,
+            self.on_failure,
+            query_statistics,
         )
 
     def adapt(self, support: Examples) -> keras.Model:
@@ -124,7 +149,7 @@ class EpisodeFunctions:
             AdaptationError: if the adaptation fails.
         """
         function, state = self.function, self.function.state()
-        support = tf.nest.map_structure(tf.convert_to_tensor, support)
+        support = as_tensors(support)
         check_examples(support)
         parameters, diagnostics = self._programs.adapt_one(support, state)
         failure.check(diagnostics, self.algorithm.final_time())
@@ -149,7 +174,7 @@ class EpisodeFunctions:
         Raises:
             AdaptationError: if the adaptation of a task fails.
         """
-        batch = tf.nest.map_structure(tf.convert_to_tensor, support)
+        batch = as_tensors(support)
         check_examples(batch, axis=1)
         adapted, diagnostics = self._programs.adapt(batch, self.function.state())
         failure.check(diagnostics, self.algorithm.final_time())

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from amaml_tf.algorithms.adjoint_maml import AdjointMAML
 from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics
 from amaml_tf.aliases import Outputs, Tensors
-from amaml_tf.episodes import Episodes, check_episodes
+from amaml_tf.episodes import Episodes, episodes_of
 from amaml_tf.errors import UsageError
 from amaml_tf.flow import failure
 from amaml_tf.functional import execution
 from amaml_tf.functional.loss import Loss, LossWeights
 from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.learner.episode_functions import EpisodeFunctions
-from amaml_tf.learner.episode_metrics import EpisodeMetrics, LastBatch, Metrics
+from amaml_tf.learner.episode_metrics import EpisodeMetrics, LastBatch
 from amaml_tf.learner.meta_update import apply_if_finite
 from amaml_tf.learner.programs import Programs
 from amaml_tf.learner.saving import SavedLearner, remembered
+from amaml_tf.learner.task_metrics import Metrics
 
+_ON_BATCH = ("sample_weight", "class_weight")
 ON_FAILURE = ("raise", "drop")
 
 
@@ -160,9 +165,9 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         """What became of the last batch of `fit` or `evaluate`."""
         return self._episode_metrics.last_batch
 
-    def train_step(self, data: Episodes) -> dict[str, tf.Tensor]:
+    def train_step(self, data: Sequence[Any]) -> dict[str, tf.Tensor]:
         """Makes one meta-update with a batch of episodes."""
-        check_episodes(data)
+        data = episodes_of(data)
         state = self.function.state()
         result = self._programs.meta_gradients(data, state)
         before = self._programs.query_before(data, state)
@@ -183,9 +188,9 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         self.function.advance_noise()
         return self._log(data, (result.losses, result.outputs), before, result.diagnostics)
 
-    def test_step(self, data: Episodes) -> dict[str, tf.Tensor]:
+    def test_step(self, data: Sequence[Any]) -> dict[str, tf.Tensor]:
         """Adapts to the support sets of a batch and evaluates on its query sets."""
-        check_episodes(data)
+        data = episodes_of(data)
         before, (losses, outputs), diagnostics = self._programs.predict(data)
         with tf.control_dependencies(self._check(diagnostics, losses)):
             losses = tf.identity(losses)
@@ -195,16 +200,38 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         """Trains on batches of episodes, as `keras.Model.fit` does.
 
         Raises:
+            UsageError: weights of examples or of classes are given beside the episodes.
             AdaptationError: if the adaptation of a task fails and `on_failure` is "raise".
         """
+        _refuse_weights_beside_episodes(options)
         options.setdefault("shuffle", False)  # episodes come in random order; Keras would warn
         with failure.readable():
             return super().fit(*args, **options)
 
     def evaluate(self, *args: object, **options: object) -> list[float] | dict[str, float]:
         """Evaluates on batches of episodes, as `keras.Model.evaluate`; raises as `fit` does."""
+        _refuse_weights_beside_episodes(options)
         with failure.readable():
             return super().evaluate(*args, **options)
+
+    def train_on_batch(
+        self, x: object, y: object = None, *args: object, **options: object
+    ) -> list[float] | dict[str, float]:
+        """Makes one meta-update, as `keras.Model.train_on_batch` does.
+
+        Args:
+            x: a batch of episodes; or its support sets, with its query sets as `y`.
+            y: query sets.
+            *args: further arguments of Keras, none of which may be weights.
+            **options: the same.
+
+        Raises:
+            UsageError: as `fit`.
+            AdaptationError: as `fit`.
+        """
+        _refuse_weights_beside_episodes(dict(zip(_ON_BATCH, args, strict=False)) | options)
+        with failure.readable():
+            return super().train_on_batch(x, y, *args, **options)
 
     def _log(
         self,
@@ -215,3 +242,12 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
     ) -> dict[str, tf.Tensor]:
         self._episode_metrics.update(data[1], after, before, diagnostics.forward)
         return self._episode_metrics.result()
+
+
+def _refuse_weights_beside_episodes(options: Mapping[str, object]) -> None:
+    given = [n for n in ("class_weight", "sample_weight") if options.get(n) is not None]
+    if given:
+        raise UsageError(
+            f"Expected weights inside of the episodes, got {' and '.join(given)}; give each set of "
+            "examples its weights as a third array, (x, y, weight)."
+        )

@@ -39,8 +39,9 @@ def apply_if_finite(
     """
     if not optimizer.built:
         optimizer.build(variables)
-    state = [each for each in optimizer.variables if each is not optimizer.iterations]
-    kept = [*variables, *state, *([] if counts_undone else [optimizer.iterations])]
+    # `optimizer.iterations` is no variable if the optimizer accumulates gradients.
+    state = [v for v in optimizer.variables if not (counts_undone and v.name == "iteration")]
+    kept = [*variables, *state]
     before = [tf.identity(variable.value) for variable in kept]
     is_gradient_finite = _are_finite(gradients)
     # Without this, the iterations would be counted even for a batch that never came.

@@ -21,6 +21,7 @@ from amaml_tf.flow import failure
 from amaml_tf.functional import execution
 from amaml_tf.functional.execution import Execution
 from amaml_tf.functional.model import FunctionalModel, State
+from amaml_tf.functional.query_statistics import Queries
 from amaml_tf.learner.curves import Predictions
 from amaml_tf.learner.registered_gradients import RegisteredGradients
 from amaml_tf.solvers.diagnostics import Diagnostics
@@ -60,8 +61,17 @@ class Programs:
             )
         self._function = function
         self._algorithm = algorithm
-        self._task_clip_norm = task_clip_norm
         self._one_task = function.side_by_side()
+        #: Query losses and outputs of a batch of tasks.
+        self.query = Queries(function)
+        #: What is computed of a state and of a batch of tasks.
+        self._of_tasks: dict[str, Callable[..., Any]] = {
+            "meta_gradients": functools.partial(
+                algorithm.meta_gradients, function, task_clip_norm=task_clip_norm
+            ),
+            "adapt": functools.partial(algorithm.adapt, function),
+            "advance": functools.partial(algorithm.advance, function),
+        }
         self._ways = list(ways)
         self._restricted = restricted
         self._run_eagerly = run_eagerly
@@ -76,7 +86,6 @@ class Programs:
     def _compiled(self, program: F, **options: bool) -> F:
         gradients = self.gradients
 
-        @functools.wraps(program)
         def noted(*arguments: object) -> object:
             results = program(*arguments)
             gradients.note()
@@ -91,11 +100,7 @@ class Programs:
         # What XLA compiles ends before the failure check, which XLA would remove.
         self._programs: dict[str, Any] = {
             name: self._compiled(program, jit_compile=way.jit_compile)
-            for name, program in (
-                ("meta_gradients", self._meta_gradients),
-                ("adapt", self._adapt),
-                ("advance", self._advance),
-            )
+            for name, program in self._of_tasks.items()
         }
 
     def _settled(self, name: str, *arguments: object) -> Callable[..., Any]:
@@ -107,13 +112,19 @@ class Programs:
                 self._tried.add(name)
             return self._programs[name]
 
+    def _result(self, name: str, *arguments: object) -> Any:
+        return self._settled(name, *arguments)(*arguments)
+
     def _try(self, name: str, specs: Any) -> None:
+        others = any(not way.vectorize for way in self._ways)
+
         def attempt(way: Execution) -> None:
             if way != self.execution:
                 self._arrange(way)
             if way.vectorize:
-                support = specs[0][0] if name == "meta_gradients" else specs[0]
-                execution.require_vectorizable(self._function.of_one_task(support, specs[1]))
+                state, support = specs[0], specs[1][0] if name == "meta_gradients" else specs[1]
+                one = self._function.of_one_task(support, state)
+                execution.require_vectorizable(one, if_quick=others)
             program = self._programs[name].get_concrete_function(*specs)
             if way.jit_compile and not execution.inside_xla():
                 execution.require_compilable(program)
@@ -123,11 +134,13 @@ class Programs:
 
     def meta_gradients(self, episodes: Episodes, state: State) -> MetaGradients:
         """Returns the meta-gradient of a batch of episodes."""
-        return self._settled("meta_gradients", episodes, state)(episodes, state)
+        found: MetaGradients = self._result("meta_gradients", state, episodes)
+        return found
 
     def adapt(self, support: Examples, state: State) -> tuple[tf.Tensor, Diagnostics]:
         """Returns what `Algorithm.adapt` returns."""
-        return self._settled("adapt", support, state)(support, state)
+        found: tuple[tf.Tensor, Diagnostics] = self._result("adapt", state, support)
+        return found
 
     def advance(
         self,
@@ -138,24 +151,28 @@ class Programs:
         longest: float,
     ) -> tuple[tf.Tensor, Diagnostics]:
         """Returns what `Algorithm.advance` returns."""
-        arguments = support, state, adapted, stretch, longest
-        return self._settled("advance", *arguments)(*arguments)
+        found: tuple[tf.Tensor, Diagnostics] = self._result(
+            "advance", state, support, adapted, stretch, longest
+        )
+        return found
 
-    def query_before(self, episodes: Episodes, state: State) -> tuple[tf.Tensor, Outputs]:
+    def query_before(
+        self, episodes: Episodes, state: State, query_statistics: str = "batch"
+    ) -> tuple[tf.Tensor, Outputs]:
         """Returns query losses and outputs of the initialization itself."""
         if not self._tried:
-            self._settled("adapt", episodes[0], state)
+            self._settled("adapt", state, episodes[0])
         start = self._function.initialization(number_of_tasks(episodes))
-        return self._function.query(*start, state, *episodes[1])
+        return self.query(*start, state, episodes, query_statistics)
 
-    def predict(self, episodes: Episodes) -> Predictions:
+    def predict(self, episodes: Episodes, query_statistics: str = "batch") -> Predictions:
         """Returns query losses and outputs before and after adaptation."""
         function, state = self._function, self._function.state()
         adapted, diagnostics = self.adapt(episodes[0], state)
         held = function.initialization(number_of_tasks(episodes)).held
-        after = function.query(adapted, held, state, *episodes[1])
+        after = self.query(adapted, held, state, episodes, query_statistics)
         dropped = tf.reduce_sum(tf.cast(~arrived(diagnostics, after[0]), tf.int32))
-        before = self.query_before(episodes, state)
+        before = self.query_before(episodes, state, query_statistics)
         return Predictions(before, after, MetaDiagnostics(diagnostics, None, dropped))
 
     def adapt_one(self, support: Examples, state: State) -> tuple[list[tf.Tensor], Diagnostics]:
@@ -170,12 +187,6 @@ class Programs:
         """
         return self._adapt_one(support, state)
 
-    def _meta_gradients(self, episodes: Episodes, state: State) -> MetaGradients:
-        return self._algorithm.meta_gradients(self._function, state, episodes, self._task_clip_norm)
-
-    def _adapt(self, support: Examples, state: State) -> tuple[tf.Tensor, Diagnostics]:
-        return self._algorithm.adapt(self._function, state, support)
-
     def _adapt_one_task(
         self, support: Examples, state: State
     ) -> tuple[list[tf.Tensor], Diagnostics]:
@@ -183,16 +194,6 @@ class Programs:
         adapted, diagnostics = self._algorithm.adapt(self._one_task, state, batch)
         held = self._one_task.initialization(1).held
         return self._one_task.unravel(adapted[0], held[0]), diagnostics
-
-    def _advance(
-        self,
-        support: Examples,
-        state: State,
-        adapted: tf.Tensor,
-        stretch: tf.Tensor,
-        longest: float,
-    ) -> tuple[tf.Tensor, Diagnostics]:
-        return self._algorithm.advance(self._function, state, support, adapted, stretch, longest)
 
 
 def _spec_of(argument: object) -> object:

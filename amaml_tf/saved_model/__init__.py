@@ -25,8 +25,8 @@ nothing is kept between requests. What is wrong with a request is told with INVA
 sentence. Of several tasks, a wrong one does not touch the others: `error` tells of each task.
 
 After adaptation, batch normalization uses the statistics of the support set, so that an answer does
-not depend on the other queries of a request (see `query_statistics`). `serving_default` uses those
-of its inputs.
+not depend on the other queries of a request (see `query_statistics`). `serving_default` and the
+Keras model use stored ones: averages over support sets of training (see `stored_statistics`).
 """
 
 from amaml_tf.saved_model.bounds import Bounds as Bounds

@@ -141,6 +141,21 @@ class Adapter:
                 state[place] = value
         return function.predict(parameters, state, self.inputs(x), adapting=False)[0]
 
+    def predict_unadapted(self, x: Named) -> Tensors:
+        """Returns the outputs of the initialization for raw inputs, by the stored statistics."""
+        function = self._with_stored_statistics
+        parameters, state = function.parameters(), function.state()
+        return function.predict(parameters, state, self.inputs(x), adapting=False)[0]
+
+    def named_predictions(self, outputs: Tensors) -> dict[str, tf.Tensor]:
+        """Returns the outputs of the model in raw units, as `predictions`, one name for each."""
+        units = self.interface.units
+        targets = None if units is None else units.targets
+        return {
+            f"predictions{end}": values if targets is None else targets.raw(values)
+            for end, values in zip(self.interface.outputs, tf.nest.flatten(outputs), strict=True)
+        }
+
     def adapt(self, x: Named, y: Named, weight: tf.Tensor | None, time: tf.Tensor) -> Adapted:
         """Adapts to one task whose shapes have been checked.
 

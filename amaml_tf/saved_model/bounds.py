@@ -14,9 +14,12 @@ from amaml_tf.solvers.tfp_solver import OneStepSolver
 
 #: How many times more a request may take than what is known of training.
 MARGIN = 10
-#: Gradient evaluations and support rows of a request if nothing is known of training.
+#: Gradient evaluations and rows of a request if nothing is known of training.
 EVALUATIONS = 10_000
 ROWS = 10_000
+#: Rows to predict for in a request, however few the tasks of training have: they are cheap, and a
+#: server may join the requests of many callers.
+QUERY_ROWS = 1_000
 TASKS = 32
 
 
@@ -28,6 +31,7 @@ class Bounds:
         max_gradient_evaluations: gradients of the support loss, and products with its Hessian, of
             one adaptation. It is looked at before every step of the solver.
         max_support_rows: examples of one task's support set.
+        max_query_rows: inputs to predict for in a request, or for one task of it.
         max_tasks: tasks of a request to `adapt_and_predict_batch`.
 
     Raises:
@@ -36,6 +40,7 @@ class Bounds:
 
     max_gradient_evaluations: int = EVALUATIONS
     max_support_rows: int = ROWS
+    max_query_rows: int = ROWS
     max_tasks: int = TASKS
 
     def __post_init__(self) -> None:
@@ -45,7 +50,10 @@ class Bounds:
 
 
 def default_bounds(
-    algorithm: Algorithm, evaluations: float | None = None, rows: int | None = None
+    algorithm: Algorithm,
+    evaluations: float | None = None,
+    rows: int | None = None,
+    query_rows: int | None = None,
 ) -> Bounds:
     """Returns ten times what training took, as far as it is known.
 
@@ -54,6 +62,8 @@ def default_bounds(
         evaluations: the 99th percentile of the gradient evaluations of an adaptation; None:
             unknown, and the bound is 10,000.
         rows: support rows of a task; None: unknown, and the bound is 10,000.
+        query_rows: query rows of a task; None: unknown, and the bound is 10,000. The bound is 1,000
+            or more.
     """
     fixed = fixed_evaluations(algorithm)
     if fixed is not None:
@@ -63,6 +73,7 @@ def default_bounds(
     return Bounds(
         max_gradient_evaluations=most,
         max_support_rows=ROWS if rows is None else MARGIN * rows,
+        max_query_rows=ROWS if query_rows is None else max(QUERY_ROWS, MARGIN * query_rows),
     )
 
 

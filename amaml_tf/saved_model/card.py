@@ -43,7 +43,8 @@ def _facts(contract: Mapping[str, Any]) -> str:
         ("solver", solver["name"] + (f" ({settings})" if settings else "")),
         ("loss", contract["loss"]),
         ("meta-step", contract["meta_step"]),
-        ("batch normalization", _STATISTICS[contract["batch_normalization"]]),
+        ("batch normalization after adaptation", _STATISTICS[contract["batch_normalization"]]),
+        ("batch normalization without", _stored_statistics(contract)),
         ("written", contract["created"]),
         ("versions", contract["versions"]),
         ("commit", contract["commit"]),
@@ -54,9 +55,23 @@ def _facts(contract: Mapping[str, Any]) -> str:
 _STATISTICS = {
     None: None,
     "batch": "statistics of the inputs of the request: an answer depends on the other inputs",
-    "support": "statistics of the support set (`serving_default`: of the inputs of the request)",
+    "support": "statistics of the support set",
     "stored": "stored statistics",
 }
+
+
+def _stored_statistics(contract: Mapping[str, Any]) -> str | None:
+    """Returns what the stored statistics are, by which the network predicts unadapted."""
+    stored = contract.get("stored_statistics")
+    if stored is None:
+        return None
+    used = "stored statistics (`serving_default`, `initialization.keras`): "
+    if stored["num_tasks"] is None:
+        return used + "those that the network had"
+    return used + (
+        f"averages of the means and variances of the support sets of {stored['num_tasks']} "
+        "training tasks"
+    )
 
 
 def _examples(contract: Mapping[str, Any]) -> str:
@@ -119,6 +134,7 @@ def _bounds(contract: Mapping[str, Any]) -> str:
     return (
         "## Bounds of a request\n\n"
         f"At most {bounds['max_support_rows']} support rows of a task, "
+        f"{bounds['max_query_rows']} rows to predict for, "
         f"{bounds['max_gradient_evaluations']} gradient evaluations of an adaptation, and "
         f"{bounds['max_tasks']} tasks of a request to `adapt_and_predict_batch`. What asks for "
         "more, and what is malformed, ends with INVALID_ARGUMENT and a sentence."

@@ -46,7 +46,8 @@ def contract_of(
         adapter: how it adapts.
         signatures: of the export.
         outputs: what each signature gives.
-        about: what the caller knows of it: task, settings, meta_step, evaluation.
+        about: what is known of it: task, settings, meta_step, evaluation, statistics_of (the
+            number of tasks that the stored statistics are of).
     """
     interface, model = adapter.interface, learner.model
     normalizes = _normalizes(model)
@@ -70,6 +71,7 @@ def contract_of(
         "units_in_words": None if interface.units is None else interface.units.describe(),
         "class_names": list(interface.class_names),
         "batch_normalization": _statistics(adapter, normalizes),
+        "stored_statistics": _stored(normalizes, about.get("statistics_of")),
         "bounds": {
             **dataclasses.asdict(adapter.bounds),
             "max_final_time": adapter.longest_time,
@@ -78,9 +80,7 @@ def contract_of(
             each.name: {
                 "inputs": {name: _spec(spec) for name, spec in each.specs.items()},
                 "outputs": {name: _spec(spec) for name, spec in outputs[each.name].items()},
-                "may_be_batched": _may_be_batched(
-                    each.name, normalizes and learner.batch_statistics
-                ),
+                "may_be_batched": each.name.endswith("_batch") or each.name == "serving_default",
             }
             for each in signatures
         },
@@ -162,6 +162,10 @@ def _normalizes(model: keras.Model) -> bool:
     return any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers)
 
 
-def _may_be_batched(name: str, mixes_rows: bool) -> bool:
-    """Returns whether a server may join requests on the first axis of inputs and outputs."""
-    return name.endswith("_batch") or (name == "serving_default" and not mixes_rows)
+def _stored(normalizes: bool, num_tasks: object) -> dict[str, object] | None:
+    """Returns whose statistics `serving_default` uses; None without batch normalization."""
+    if not normalizes:
+        return None
+    if num_tasks is None:
+        return {"of": "the model as it was given", "num_tasks": None}
+    return {"of": "support sets of training tasks", "num_tasks": num_tasks}

@@ -11,7 +11,8 @@ import copy
 import dataclasses
 import re
 import tempfile
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
@@ -27,6 +28,7 @@ from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.saved_model.adapting import Adapter
 from amaml_tf.saved_model.bounds import default_bounds
 from amaml_tf.saved_model.interface import interface_of
+from amaml_tf.saved_model.signatures import Arguments, ConcreteFunction, Signature
 from amaml_tf.solvers.runge_kutta_chebyshev import RungeKuttaChebyshev
 from amaml_tf.solvers.tfp_solver import OneStepSolver
 from amaml_tf.units import Units
@@ -34,7 +36,10 @@ from amaml_tf.units import Units
 #: More stages than any step on the networks of the papers takes; their table has 175 kB.
 _MAX_NUM_STAGES = 128
 SIGNATURE = "adapt_and_predict"
-LITE_MODEL = Path("assets.extra", "initialization.tflite")
+
+_Function: TypeAlias = Callable[[Arguments], dict[str, tf.Tensor]]
+
+LITE_MODEL = "initialization.tflite"
 #: The layers whose gradients LiteRT can compute.
 _ADAPTABLE = (keras.layers.Dense, keras.layers.BatchNormalization, keras.layers.LayerNormalization)
 
@@ -47,11 +52,11 @@ def lite_model(
     target_spec: tf.TensorSpec | None = None,
     query_statistics: str = "support",
 ) -> bytes:
-    """Returns a LiteRT file with the signature `adapt_and_predict`.
+    """Returns a LiteRT file with the signatures `adapt_and_predict`, `adapt` and `predict_with`.
 
-    Its inputs are `support_x` and `support_y`, with `support_rows` rows, and `query_x` with any
-    number of rows. Its outputs are `predictions` after adaptation, `support_loss_before`,
-    `support_loss_after` and `gradient_evaluations`. If the adaptation fails, the predictions and
+    They take and give what the signatures of an export do, with `support_rows` support examples and
+    any number of inputs to predict for. `adapt` gives and `predict_with` takes the parameters that
+    adaptation changes, and no others. If the adaptation fails, parameters, predictions and
     `support_loss_after` are NaN.
 
     Args:
@@ -85,60 +90,89 @@ def lite_model(
     adapter = Adapter(learner.function, algorithm, interface, default_bounds(algorithm))
     variables = [*learner.model.variables, *learner.algorithm_variables]
     values = [variable.numpy() for variable in variables]
-    query_x = interface.inputs[""]
-    support = [
-        tf.TensorSpec([support_rows, *spec.shape[1:]], spec.dtype)
-        for spec in (query_x, interface.targets[""])
-    ]
 
-    @tf.function(autograph=False, input_signature=[*support, query_x])
-    def adapt_and_predict(
-        support_x: tf.Tensor, support_y: tf.Tensor, query_x: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        constants = [(v, tf.constant(value)) for v, value in zip(variables, values, strict=True)]
-        # The converter does not know the variables of Keras.
-        with keras.StatelessScope(state_mapping=constants):
-            return _answer(adapter, algorithm, support_x, support_y, query_x)
+    def with_constants(function: _Function) -> _Function:
+        def computed(given: Arguments) -> dict[str, tf.Tensor]:
+            constants = [(v, tf.constant(c)) for v, c in zip(variables, values, strict=True)]
+            # The converter does not know the variables of Keras.
+            with keras.StatelessScope(state_mapping=constants):
+                return function(given)
 
-    return _converted(adapt_and_predict, learner.model)
+        return computed
+
+    signatures = _Signatures(adapter, algorithm, support_rows).all
+    traced = {s.name: Signature(s.name, s.specs, with_constants(s.function)) for s in signatures}
+    return _converted({name: each.traced() for name, each in traced.items()}, learner.model)
 
 
-def write_lite(content: bytes, version: Path) -> None:
-    """Writes a LiteRT file into the folder of a version, completely or not at all."""
-    path = version / LITE_MODEL
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+class _Signatures:
+    """The signatures of a LiteRT file, without checks.
 
+    Args:
+        adapter: gives inputs, targets and predictions.
+        algorithm: adapts.
+        support_rows: the number of support examples.
+    """
 
-def _answer(
-    adapter: Adapter,
-    algorithm: Algorithm,
-    support_x: tf.Tensor,
-    support_y: tf.Tensor,
-    query_x: tf.Tensor,
-) -> dict[str, tf.Tensor]:
-    function, units = adapter.function, adapter.interface.units
-    support = tf.nest.map_structure(
-        lambda v: v[tf.newaxis], (adapter.inputs({"": support_x}), adapter.targets({"": support_y}))
-    )
-    state, start = function.state(), function.initialization(1)
-    adapted, diagnostics = algorithm.adapt(function, state, support)
-    before, _ = function.query(*start, state, *support)
-    after, _ = function.query(adapted, start.held, state, *support)
-    parameters = function.unravel(adapted[0], start.held[0])
-    examples = tf.nest.map_structure(lambda v: v[0], support)
-    found = function.statistics_of(parameters, state, examples)
-    statistics = [found[place] for place in adapter.places_of_statistics]
-    outputs = adapter.predict(parameters, statistics, {"": query_x})
-    if units is not None and units.targets is not None:
-        outputs = units.targets.raw(outputs)
-    return {
-        "predictions": outputs,
-        "support_loss_before": before[0],
-        "support_loss_after": after[0],
-        "gradient_evaluations": diagnostics.num_evaluations[0],
-    }
+    def __init__(self, adapter: Adapter, algorithm: Algorithm, support_rows: int) -> None:
+        self._adapter, self._algorithm = adapter, algorithm
+        interface = adapter.interface
+        x, y = interface.inputs[""], interface.targets[""]
+        support = {
+            name: tf.TensorSpec([support_rows, *spec.shape[1:]], spec.dtype)
+            for name, spec in {"support_x": x, "support_y": y}.items()
+        }
+        named = list(interface.parameters)
+        #: The names of the parameters that adaptation changes. The others are constants.
+        self._adapted_names = adapter.function.split(named)[0]
+        adapted = {name: interface.parameters[name] for name in self._adapted_names}
+        self.all = [
+            Signature(SIGNATURE, {**support, "query_x": x}, self._adapt_and_predict),
+            Signature("adapt", support, self._adapt),
+            Signature(
+                "predict_with", {**adapted, **interface.statistics, "x": x}, self._predict_with
+            ),
+        ]
+
+    def _adapt_and_predict(self, given: Arguments) -> dict[str, tf.Tensor]:
+        parameters, statistics, report = self._adapted(given)
+        outputs = self._adapter.predict(parameters, statistics, {"": given["query_x"]})
+        return {**self._adapter.named_predictions(outputs), **report}
+
+    def _adapt(self, given: Arguments) -> dict[str, tf.Tensor]:
+        parameters, statistics, report = self._adapted(given)
+        chosen, _ = self._adapter.function.split(parameters)
+        names = [*self._adapted_names, *self._adapter.interface.statistics]
+        return {**dict(zip(names, [*chosen, *statistics], strict=True)), **report}
+
+    def _predict_with(self, given: Arguments) -> dict[str, tf.Tensor]:
+        function = self._adapter.function
+        _, held = function.split(function.parameters())
+        parameters = function.merge([given[name] for name in self._adapted_names], held)
+        statistics = [given[name] for name in self._adapter.interface.statistics]
+        outputs = self._adapter.predict(parameters, statistics, {"": given["x"]})
+        return self._adapter.named_predictions(outputs)
+
+    def _adapted(
+        self, given: Arguments
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor], dict[str, tf.Tensor]]:
+        """Returns parameters, statistics, and what the adaptation did."""
+        adapter, function = self._adapter, self._adapter.function
+        x, y = adapter.inputs({"": given["support_x"]}), adapter.targets({"": given["support_y"]})
+        support = tf.nest.map_structure(lambda v: v[tf.newaxis], (x, y))
+        state, start = function.state(), function.initialization(1)
+        adapted, diagnostics = self._algorithm.adapt(function, state, support)
+        before, _ = function.query(*start, state, *support)
+        after, _ = function.query(adapted, start.held, state, *support)
+        parameters = function.unravel(adapted[0], start.held[0])
+        found = function.statistics_of(parameters, state, (x, y))
+        statistics = [found[place] for place in adapter.places_of_statistics]
+        report = {
+            "support_loss_before": before[0],
+            "support_loss_after": after[0],
+            "gradient_evaluations": diagnostics.num_evaluations[0],
+        }
+        return parameters, statistics, report
 
 
 def _without_double_precision(algorithm: Algorithm) -> Algorithm:
@@ -177,28 +211,26 @@ def _check_layers(function: FunctionalModel) -> None:
             )
 
 
-def _converted(function: tf.types.experimental.PolymorphicFunction, model: keras.Model) -> bytes:
-    concrete = function.get_concrete_function()
+def _converted(functions: Mapping[str, ConcreteFunction], model: keras.Model) -> bytes:
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(tf.Module(), folder, {SIGNATURE: concrete}, options)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, [SIGNATURE])
+        tf.saved_model.save(tf.Module(), folder, functions, options)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, list(functions))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         try:
             return bytes(converter.convert())
         except ConverterError as error:
-            raise _refusal(str(error), concrete, model) from error
+            raise _refusal(str(error), functions.values(), model) from error
 
 
-def _refusal(
-    message: str, concrete: tf.types.experimental.ConcreteFunction, model: keras.Model
-) -> UsageError:
+def _refusal(message: str, functions: Iterable[ConcreteFunction], model: keras.Model) -> UsageError:
     """Returns an error that names the operations LiteRT lacks, and the layers they are of."""
     kinds = set(re.findall(r"'tf\.(\w+)' op", message)) or set(
         re.findall(r'fused\["(\w+):', message)
     )
-    graph = concrete.graph.as_graph_def()
-    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+    graphs = [function.graph.as_graph_def() for function in functions]
+    nodes = [node for graph in graphs for node in graph.node]
+    nodes += [n for graph in graphs for f in graph.library.function for n in f.node_def]
     names = [node.name for node in nodes if node.op in kinds]
     layers = [
         layer.name

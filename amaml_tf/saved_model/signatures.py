@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
+from amaml_tf.aliases import Tensors
 from amaml_tf.saved_model import validation
 from amaml_tf.saved_model.adapting import Adapted, Adapter, Named
 from amaml_tf.saved_model.interface import Interface, Specs
@@ -41,6 +42,10 @@ class Signature:
 
     def traced(self) -> ConcreteFunction:
         """Returns the function in the graph, of arguments with the names of the specs."""
+        return self.in_graph().get_concrete_function(*self.specs.values())
+
+    def in_graph(self) -> tf.types.experimental.PolymorphicFunction:
+        """Returns what `traced` traces."""
 
         def call(*arguments: tf.Tensor) -> dict[str, tf.Tensor]:
             return self.function(dict(zip(self.specs, arguments, strict=True)))
@@ -49,7 +54,7 @@ class Signature:
         named = [inspect.Parameter(name, kind) for name in self.specs]
         call.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
         call.__name__ = self.name
-        return tf.function(call, autograph=False).get_concrete_function(*self.specs.values())
+        return tf.function(call, autograph=False)
 
 
 class Signatures:
@@ -94,13 +99,14 @@ class Signatures:
     # -- the signatures -------------------------------------------------------------------------
 
     def _predict(self, given: Arguments) -> dict[str, tf.Tensor]:
-        given = self._checked(given, _named("x", self._interface.inputs))
-        parameters = self._adapter.function.parameters()
-        return self._predictions(parameters, [], _ends(given, "x"))
+        specs = _named("x", self._interface.inputs)
+        given = self._checked(given, specs, self._query_checks(given, specs, 0))
+        return self._named_predictions(self._adapter.predict_unadapted(_ends(given, "x")))
 
     def _predict_with(self, given: Arguments) -> dict[str, tf.Tensor]:
-        specs = {**self._adapted_specs(), **_named("x", self._interface.inputs)}
-        given = self._checked(given, specs)
+        inputs = _named("x", self._interface.inputs)
+        specs = {**self._adapted_specs(), **inputs}
+        given = self._checked(given, specs, self._query_checks(given, inputs, 0))
         parameters = [given[name] for name in self._interface.parameters]
         statistics = [given[name] for name in self._interface.statistics]
         return self._predictions(parameters, statistics, _ends(given, "x"))
@@ -113,7 +119,7 @@ class Signatures:
 
     def _adapt_and_predict(self, given: Arguments) -> dict[str, tf.Tensor]:
         specs = _named("query_x", self._interface.inputs)
-        query = self._checked({name: given[name] for name in specs}, specs)
+        query = self._checked(given, specs, self._query_checks(given, specs, 0))
         with tf.control_dependencies([*query.values()]):  # before the work of adaptation
             adapted = self._adapted(given)
         parameters = self._adapter.unravel(adapted.parameters)
@@ -173,14 +179,18 @@ class Signatures:
 
     def _support_checks(self, given: Arguments, specs: Specs, axis: int) -> list[Check]:
         """Returns checks of the number of support rows, which are on an axis."""
-        came = {name: validation.as_it_came(name, given[name]) for name in specs}
-        first, *rest = came
+        first = next(iter(specs))
+        came = validation.as_it_came(first, given[first])
         most = self._adapter.bounds.max_support_rows
         return [
-            *(validation.same_size(n, came[n], first, came[first], axis, "rows") for n in rest),
-            validation.at_least_one(first, came[first], axis),
-            validation.at_most(first, came[first], axis, most, "rows"),
+            *validation.row_checks({name: given[name] for name in specs}, axis, most),
+            validation.at_least_one(first, came, axis),
         ]
+
+    def _query_checks(self, given: Arguments, specs: Specs, axis: int) -> list[Check]:
+        """Returns checks of the number of rows to predict for, which are on an axis."""
+        most = self._adapter.bounds.max_query_rows
+        return validation.row_checks({name: given[name] for name in specs}, axis, most)
 
     def _checked_tasks(self, given: Arguments) -> dict[str, tf.Tensor]:
         interface = self._interface
@@ -190,7 +200,9 @@ class Signatures:
             "support_weight": tf.TensorSpec([None], tf.float32),
         }
         checks = self._support_checks(given, specs, 1)
-        specs |= _named("query_x", interface.inputs)
+        query = _named("query_x", interface.inputs)
+        checks += self._query_checks(given, query, 1)
+        specs |= query
         came = {name: validation.as_it_came(name, given[name]) for name in specs}
         first, *rest = came
         most = self._adapter.bounds.max_tasks
@@ -243,15 +255,12 @@ class Signatures:
     def _predictions(
         self, parameters: Sequence[tf.Tensor], statistics: Sequence[tf.Tensor], x: Named
     ) -> dict[str, tf.Tensor]:
-        interface = self._interface
-        outputs = self._adapter.predict(parameters, statistics, x)
-        targets = None if interface.units is None else interface.units.targets
-        found = {
-            f"predictions{end}": values if targets is None else targets.raw(values)
-            for end, values in zip(interface.outputs, tf.nest.flatten(outputs), strict=True)
-        }
-        if interface.class_names:
-            found |= _named_classes(found["predictions"], interface)
+        return self._named_predictions(self._adapter.predict(parameters, statistics, x))
+
+    def _named_predictions(self, outputs: Tensors) -> dict[str, tf.Tensor]:
+        found = self._adapter.named_predictions(outputs)
+        if self._interface.class_names:
+            found |= _named_classes(found["predictions"], self._interface)
         return found
 
     def _spec_of_one(self) -> dict[str, tf.TensorSpec]:

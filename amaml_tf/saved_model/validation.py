@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -109,6 +109,16 @@ def at_most(name: str, tensor: tf.Tensor, axis: int, most: int, what: str) -> Ch
         )
 
     return Check(size(tensor, axis) <= most, message)
+
+
+def row_checks(tensors: Mapping[str, tf.Tensor], axis: int, most: int) -> list[Check]:
+    """Returns checks that inputs have the same number of rows, and not too many."""
+    came = {name: as_it_came(name, tensor) for name, tensor in tensors.items()}
+    first, *rest = came
+    return [
+        *(same_size(name, came[name], first, came[first], axis, "rows") for name in rest),
+        at_most(first, came[first], axis, most, "rows"),
+    ]
 
 
 def is_finite(name: str, tensor: tf.Tensor) -> Check:

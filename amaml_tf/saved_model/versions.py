@@ -90,8 +90,10 @@ def unfinished(root: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(own)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(own)  # else a second interruption would keep the lock
 
 
 def publish(folder: Path, root: Path, version: int | None) -> Path:

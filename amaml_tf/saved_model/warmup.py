@@ -40,7 +40,8 @@ def example_requests(
     """
     interface = adapter.interface
     classes = max([1, *(each for each in interface.labels.values() if each is not None)])
-    rows = min(max(ROWS, classes), adapter.bounds.max_support_rows)
+    bounds = adapter.bounds
+    rows = min(max(ROWS, classes), bounds.max_support_rows, bounds.max_query_rows)
     given: dict[str, np.ndarray] = {
         name: value.numpy()
         for name, value in zip(interface.parameters, adapter.function.parameters(), strict=True)

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 from amaml_tf.aliases import PathLike
+from amaml_tf.episodes import Episodes
 from amaml_tf.errors import UsageError
+from amaml_tf.functional.query_statistics import require_query_statistics
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.saved_model import versions
 from amaml_tf.saved_model.adapting import Adapter
 from amaml_tf.saved_model.bounds import Bounds, default_bounds
 from amaml_tf.saved_model.contract import Contract, contract_of, write_contract
 from amaml_tf.saved_model.interface import interface_of
+from amaml_tf.saved_model.lite import LITE_MODEL, lite_model
+from amaml_tf.saved_model.onnx_models import onnx_models
 from amaml_tf.saved_model.signatures import ConcreteFunction, Signature, Signatures
+from amaml_tf.saved_model.stored_statistics import StoredStatistics, require_statistics
 from amaml_tf.saved_model.warmup import (
     example_requests,
     refuse_unless_alike,
     write_warmup,
 )
 from amaml_tf.units import Units
-
-QUERY_STATISTICS = ("support", "batch")
 
 
 def save_initialization(
@@ -38,6 +41,9 @@ def save_initialization(
     class_names: Sequence[str] = (),
     bounds: Bounds | None = None,
     query_statistics: str = "support",
+    statistics_from: Iterable[Episodes] | StoredStatistics | None = None,
+    onnx: bool = False,
+    lite_support_rows: int | None = None,
     keep_versions: int | None = None,
     check: bool = True,
     about: Mapping[str, object] | None = None,
@@ -61,6 +67,14 @@ def save_initialization(
             if it uses those of the examples at hand: "support" (default), so that an answer does
             not depend on the other inputs of the request, or "batch", those of the inputs (the
             transductive setting of the papers).
+        statistics_from: batches of episodes of training, from whose support sets the statistics
+            are gathered that batch normalization keeps; see `StoredStatistics`. They are stored in
+            the learner's model, and used by `serving_default` and `initialization.keras`. None:
+            the model has statistics, or no batch normalization.
+        onnx: whether to write `serving_default.onnx` and `predict_with.onnx` as well, see
+            `onnx_models`.
+        lite_support_rows: write `initialization.tflite` as well, for so many support examples, see
+            `lite_model`. None: do not.
         keep_versions: how many versions to keep, the highest ones; None: all.
         check: whether to load what is written and compare its answers with those of this process
             before it gets its number.
@@ -72,20 +86,11 @@ def save_initialization(
     Raises:
         UsageError: if the learner is not compiled, the model has no `Input` and there is no
             `input_spec`, the solver cannot be bounded, `units` or `class_names` do not fit the
-            model, the version exists already or is below 1, or the folder cannot be written to.
+            model, its stored statistics are those of a new network, the version exists already or
+            is below 1, or the folder cannot be written to.
         ExportError: if the export, loaded again, does not answer as the learner does.
     """
-    if not learner.compiled:
-        raise UsageError(
-            "Expected a compiled MetaLearner to export, got one without a loss to adapt by; call "
-            "compile(optimizer=..., loss=...) first."
-        )
-    if keep_versions is not None and keep_versions < 1:
-        raise UsageError(f"Expected keep_versions to be 1 or more, got {keep_versions}.")
-    if query_statistics not in QUERY_STATISTICS:
-        raise UsageError(
-            f"Expected query_statistics to be one of {QUERY_STATISTICS}, got {query_statistics!r}."
-        )
+    _check(learner, keep_versions, query_statistics)
     root = versions.local_folder(directory)
     versions.require_free(root, version)
     interface = interface_of(
@@ -96,11 +101,15 @@ def save_initialization(
         class_names=class_names,
         query_statistics=query_statistics,
     )
+    about = {**(about or {}), **_store_statistics(learner, statistics_from)}
     bounds = bounds or default_bounds(learner.algorithm)
     adapter = Adapter(learner.function, learner.algorithm, interface, bounds)
+    files = onnx_models(adapter) if onnx else {}
+    if lite_support_rows is not None:
+        files[LITE_MODEL] = _lite(learner, adapter, lite_support_rows)
     try:
         with versions.unfinished(root) as folder:
-            _write(folder, learner, adapter, about or {}, check)
+            _write(folder, learner, adapter, about, files, check)
             written = versions.publish(folder, root, version)
         if keep_versions is not None:
             versions.keep_newest(root, keep_versions, written)
@@ -112,11 +121,47 @@ def save_initialization(
     return written
 
 
+def _check(learner: MetaLearner, keep_versions: int | None, query_statistics: str) -> None:
+    if not learner.compiled:
+        raise UsageError(
+            "Expected a compiled MetaLearner to export, got one without a loss to adapt by; call "
+            "compile(optimizer=..., loss=...) first."
+        )
+    if keep_versions is not None and keep_versions < 1:
+        raise UsageError(f"Expected keep_versions to be 1 or more, got {keep_versions}.")
+    require_query_statistics(query_statistics)
+
+
+def _lite(learner: MetaLearner, adapter: Adapter, support_rows: int) -> bytes:
+    interface = adapter.interface
+    return lite_model(
+        learner,
+        support_rows,
+        units=interface.units,
+        target_spec=interface.targets.get(""),
+        query_statistics="support" if interface.statistics else "batch",
+    )
+
+
+def _store_statistics(
+    learner: MetaLearner, given: Iterable[Episodes] | StoredStatistics | None
+) -> dict[str, int]:
+    """Stores the statistics of batch normalization; returns of how many tasks they are."""
+    if given is None:
+        require_statistics(learner)
+        return {}
+    if not isinstance(given, StoredStatistics):
+        given = StoredStatistics.gathered(learner, given)
+    given.store(learner)
+    return {"statistics_of": given.num_tasks} if given.values else {}
+
+
 def _write(
     folder: Path,
     learner: MetaLearner,
     adapter: Adapter,
     about: Mapping[str, object],
+    files: Mapping[str, bytes],
     check: bool,
 ) -> None:
     signatures = Signatures(adapter).all
@@ -128,6 +173,8 @@ def _write(
     (folder / versions.EXTRA).mkdir()
     _keras_model(learner, adapter).save(folder / versions.KERAS_MODEL)
     write_contract(folder, _contract(learner, adapter, signatures, functions, about))
+    for name, content in files.items():
+        (folder / versions.EXTRA / name).write_bytes(content)
     requests = example_requests(adapter, signatures, functions)
     write_warmup(folder, requests)
     if check:

@@ -1,7 +1,7 @@
 """The base class of all task families: streams of episodes, a loss and metrics."""
 
 import abc
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -16,6 +16,19 @@ from amaml_tf.units import Units
 Examples: TypeAlias = tuple[tf.Tensor, tf.Tensor] | tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 #: One task: ((support_x, support_y), (query_x, query_y)). A batch puts a task axis in front.
 Episode: TypeAlias = tuple[Examples, Examples]
+
+#: A loss, or losses by the names or the order of several outputs.
+Losses: TypeAlias = keras.losses.Loss | dict[str, keras.losses.Loss] | tuple[keras.losses.Loss, ...]
+#: Metrics in a list, or by the names or the order of several outputs.
+Metrics: TypeAlias = (
+    list[keras.metrics.Metric] | dict[str, keras.metrics.Metric] | tuple[keras.metrics.Metric, ...]
+)
+#: A word, a shape or a number, or one for each of several inputs or outputs, by name or in order.
+Kind: TypeAlias = str | dict[str, str] | tuple[str, ...]
+InputShape: TypeAlias = (
+    tuple[int | None, ...] | dict[str, tuple[int | None, ...]] | tuple[tuple[int | None, ...], ...]
+)
+NumOutputs: TypeAlias = int | dict[str, int] | tuple[int, ...]
 
 SPLITS = ("train", "validation", "test")
 KINDS = ("regression", "classification")
@@ -56,9 +69,9 @@ class TaskFamily(abc.ABC):
     def __init__(
         self,
         *,
-        kind: str,
-        input_shape: tuple[int, ...],
-        num_outputs: int,
+        kind: Kind,
+        input_shape: InputShape,
+        num_outputs: NumOutputs,
         num_support: Size,
         num_query: Size,
         num_test_support: Size | None = None,
@@ -72,9 +85,10 @@ class TaskFamily(abc.ABC):
                 )
         for number in tf.nest.flatten(num_outputs):
             require_positive("num_outputs", number)
-        self.kind = kind
-        self.input_shape = input_shape
-        self.num_outputs = num_outputs
+        # With several inputs or outputs, they have the structure of these.
+        self.kind: Any = kind
+        self.input_shape: Any = input_shape
+        self.num_outputs: Any = num_outputs
         self.dtype = dtype
         test_support = num_support if num_test_support is None else num_test_support
         test_query = num_query if num_test_query is None else num_test_query
@@ -120,12 +134,18 @@ class TaskFamily(abc.ABC):
         return None
 
     @property
-    def loss(self) -> keras.losses.Loss:
-        """The loss of both support and query sets, for predictions [examples, outputs]."""
+    def loss(self) -> Losses:
+        """The loss of both support and query sets, for predictions [examples, outputs].
+
+        For several outputs, losses in their structure.
+        """
         return tf.nest.map_structure(_loss, self.kind)
 
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """Returns new Keras metrics: "rmse" (regression) or "accuracy" (classification)."""
+    def metrics(self) -> Metrics:
+        """Returns new Keras metrics: "rmse" (regression) or "accuracy" (classification).
+
+        For several outputs, metrics in their structure.
+        """
         if tf.nest.is_nested(self.kind):
             return tf.nest.map_structure(_metric, self.kind)
         return [_metric(self.kind)]

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from amaml_tf.errors import UsageError
+from amaml_tf.tasks import late_errors
 from amaml_tf.tasks.base import SPLITS, TaskFamily
 from amaml_tf.tasks.episode_checks import (
     as_arrays,
@@ -18,6 +19,7 @@ from amaml_tf.tasks.episode_checks import (
     require_examples,
     require_form,
     require_labels,
+    require_labels_in_graph,
     require_sizes,
     with_types,
 )
@@ -102,8 +104,14 @@ class FunctionTasks(CustomTasks):
 
     def _stream(self, split: str, seed: int, first: int) -> tf.data.Dataset:
         def checked_episodes() -> Iterator[Episode]:
-            for episode in self._raw_episodes(split, seed, first):
-                yield self._checked(episode, split)
+            number = first
+            with late_errors.kept():
+                try:
+                    for episode in self._raw_episodes(split, seed, first):
+                        yield self._checked(episode, split)
+                        number += 1
+                except UsageError as error:
+                    raise UsageError(f"{error} (It is episode {number} of the split.)") from error
 
         return tf.data.Dataset.from_generator(checked_episodes, output_signature=self._specs[split])
 
@@ -167,6 +175,7 @@ class DatasetTasks(CustomTasks):
         )
         episode = (support_x, *support), (query_x, *query)
         require_sizes(episode, form, split)
+        require_labels_in_graph(episode, form, split)
         return tf.nest.map_structure(
             lambda spec, tensor: tf.ensure_shape(tf.cast(tensor, spec.dtype), spec.shape),
             specs,

@@ -114,18 +114,47 @@ def too_large(name: str, split: str, padding: int) -> str:
 
 
 def require_labels(episode: Episode, form: EpisodeForm, split: str) -> None:
-    """Raises UsageError unless the labels of all classifications are numbers of classes."""
+    """Raises UsageError unless the labels of all classifications are numbers of classes.
 
-    def require(labels: np.ndarray, kind: str, num_outputs: int) -> None:
-        if kind == "classification" and (labels.min() < 0 or labels.max() >= num_outputs):
+    Examples of weight 0 may have any label.
+    """
+    for labels, num_outputs in _labels(episode, form):
+        found = labels.numpy()
+        if found.size and (found.min() < 0 or found.max() >= num_outputs):
             raise UsageError(
-                f"Expected labels from 0 to {num_outputs - 1} in split {split!r}, got "
-                f"{labels.min()} to {labels.max()}; number the classes of each task from 0, or "
-                "pass a larger num_outputs."
+                f"Expected labels {_range(num_outputs, split)}, got {found.min()} to "
+                f"{found.max()}; {_NUMBERING}"
             )
 
-    for _, y, *_ in episode:
-        tf.nest.map_structure(require, y, form.kinds, form.num_outputs)
+
+def require_labels_in_graph(episode: Episode, form: EpisodeForm, split: str) -> None:
+    """Raises InvalidArgumentError, when the program runs, unless the labels are right."""
+    for labels, num_outputs in _labels(episode, form):
+        number = tf.cast(labels, tf.int64)
+        fine = (number >= 0) & (number < num_outputs) & (tf.cast(number, labels.dtype) == labels)
+        tf.debugging.assert_equal(
+            tf.reduce_all(fine),
+            True,
+            f"Expected labels {_range(num_outputs, split)}, got others; {_NUMBERING}",
+        )
+
+
+_NUMBERING = "number the classes of each task from 0, or pass a larger num_outputs."
+
+
+def _range(num_outputs: int, split: str) -> str:
+    return f"from 0 to {num_outputs - 1} in split {split!r}"
+
+
+def _labels(episode: Episode, form: EpisodeForm) -> Iterator[tuple[tf.Tensor, int]]:
+    """Yields the labels of each classification that count, and the number of its classes."""
+    kinds, sizes = tf.nest.flatten(form.kinds), tf.nest.flatten(form.num_outputs)
+    for _, y, *weight in episode:
+        for labels, kind, size in zip(tf.nest.flatten(y), kinds, sizes, strict=True):
+            if kind == "classification":
+                labels = tf.convert_to_tensor(labels)
+                chosen = tf.convert_to_tensor(weight[0]) != 0 if weight else None
+                yield (labels if chosen is None else tf.boolean_mask(labels, chosen)), size
 
 
 def require_sizes(episode: Episode, form: EpisodeForm, split: str) -> None:

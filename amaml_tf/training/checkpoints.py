@@ -175,6 +175,8 @@ class Checkpoints:
         for name, variable in self._named():
             if id(variable) in self._trainable and not _is_finite(values.get(name)):
                 raise DamagedError("it holds weights that are infinite or NaN")
+            if variable is self._optimizer.iterations and np.any(values.get(name, step) != step):
+                raise DamagedError(f"it is that of meta-step {values[name]}")
         return values
 
     def _assign(self, step: int, values: dict[str, np.ndarray]) -> None:

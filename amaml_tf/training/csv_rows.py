@@ -58,7 +58,8 @@ class CsvRows:
 
     def _forget_rows_after(self, step: int) -> None:
         # Spreadsheets write a byte order mark, other ends of lines, and quotes.
-        text = self._path.read_bytes().decode("utf-8-sig", errors="replace")
+        content = self._path.read_bytes()
+        text = content.decode("utf-8-sig", errors="replace")
         lines = text.splitlines(keepends=True)
         if lines and not lines[-1].endswith(("\n", "\r")):
             lines.pop()  # a kill cut it in two
@@ -74,7 +75,7 @@ class CsvRows:
             return
         kept = [row for row in rows if int(row["step"]) <= step]
         columns = columns if kept else []
-        if _text(kept, columns, header=bool(kept)) != text:
+        if _text(kept, columns, header=bool(kept)).encode() != content:
             self._write_anew(kept, columns)
         self._columns, self._size = columns, self._path.stat().st_size
 

@@ -38,23 +38,34 @@ class WatchDroppedTasks(keras.callbacks.Callback):
         self._path, self._saving = path, saving
         self._rows = CsvRows(path, checkpoints.step)
         self._max_dropped = max_dropped
-        self._fractions: collections.deque[float] = collections.deque(maxlen=WINDOW)
+        self._fractions: collections.deque[float] | None = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         last = self.model.last_batch
         counts, stands = last.counts.numpy(), bool(last.stands.numpy())
+        step = self._checkpoints.step
+        if self._fractions is None:
+            self._fractions = self._before(step, counts.size)
         self._fractions.append(1 - counts.mean() if stands else 1.0)
         if self._fractions[-1]:
-            step = self._checkpoints.step
             first = (step - 1) * counts.size
             episodes = " ".join(str(first + int(n)) for n in (~counts).nonzero()[0])
             with self._saving.of(self._path):
                 self._rows.append({"step": step, "episodes": episodes, "undone": int(not stands)})
-            self._require_few()
+        self._require_few(self._fractions)
 
-    def _require_few(self) -> None:
-        count = len(self._fractions)
-        fraction = sum(self._fractions) / count
+    def _before(self, step: int, size: int) -> collections.deque[float]:
+        """Returns the fractions of the meta-steps that the run had made before it was stopped."""
+        dropped = {}
+        for row in self._rows.read():  # another program may have removed columns
+            share = len(row.get("episodes", "").split()) / size
+            dropped[int(row["step"])] = 1.0 if row.get("undone") == "1" else share
+        steps = range(max(1, step - WINDOW), step)
+        return collections.deque((dropped.get(each, 0.0) for each in steps), maxlen=WINDOW)
+
+    def _require_few(self, fractions: collections.deque[float]) -> None:
+        count = len(fractions)
+        fraction = sum(fractions) / count
         if count >= FEWEST and fraction > self._max_dropped:
             raise TrainingError(
                 f"Expected at most {self._max_dropped:.0%} of the tasks to be dropped, got "

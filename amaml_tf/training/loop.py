@@ -12,6 +12,7 @@ from amaml_tf.aliases import PathLike
 from amaml_tf.errors import SaveError, TrainingError
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.tasks.base import TaskFamily
+from amaml_tf.tasks.late_errors import unwrapped
 from amaml_tf.training import stopping
 from amaml_tf.training.between import SaveCheckpoints
 from amaml_tf.training.checkpoints import Checkpoints
@@ -86,7 +87,7 @@ def train(
         Stopped: a `KeyboardInterrupt`, after a checkpoint is saved; its text says how to resume.
     """
     saving, folder = Saving(on_save_failure), pathlib.Path(workdir)
-    with stopping.caught(), locked(workdir):
+    with stopping.caught(), locked(workdir), unwrapped():
         checkpoints = Checkpoints(learner, workdir, verify=verify_checkpoints)
         first = checkpoints.resume()
         saving.require_room(folder, checkpoints.size)
@@ -137,10 +138,20 @@ def _logs(
 
 
 class _StopAtSignals(keras.callbacks.Callback):
-    """Stops between two meta-steps. Before the first one there is nothing to wait for."""
+    """Stops between two meta-steps, after the logs of the last one are written.
+
+    Before the first one there is nothing to wait for.
+    """
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         stopping.hold()
+        if batch + 1 != self.params["steps"]:
+            self._stop_if_asked()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
         if stopping.arrived() is not None:
             raise KeyboardInterrupt
 

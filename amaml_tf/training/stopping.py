@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from amaml_tf.errors import TOLD
 from amaml_tf.training.telling import tell
 
 #: Ctrl-C; the end of a job, a container or a machine; the end of a terminal.
@@ -120,6 +121,11 @@ def caught(name: str = "amaml", seconds: float = STOP_WITHIN) -> Iterator[None]:
     _watch = watch = _Watch(name, seconds)
     try:
         yield
+    except Exception as error:
+        # Where TensorFlow calls Python, `Stopped` can be lost, and another error be what is left.
+        if watch.arrived is None or isinstance(error, TOLD):
+            raise
+        raise Stopped(number=watch.arrived) from error
     finally:
         _watch = None
         watch.close()

@@ -107,7 +107,7 @@ def best_step(workdir: PathLike, there: Sequence[int]) -> int:
     path = pathlib.Path(workdir) / VALIDATION_FILE
     losses: dict[int, float] = {}
     if path.is_file():
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
             losses = _losses(list(csv.DictReader(file)))
     best = _best({step: loss for step, loss in losses.items() if step in there})
     if best is None:

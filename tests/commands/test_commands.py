@@ -338,7 +338,8 @@ def test_every_setting_has_a_flag_with_a_meaning():
 
 
 @pytest.mark.long
-def test_omniglot(call, tmp_path, omniglot_dir):
+@pytest.mark.parametrize("sizes", [[], ["--num_support=1-10", "--num_query=2"]], ids=["", "ranged"])
+def test_omniglot(call, tmp_path, omniglot_dir, sizes):
     arguments = (
         f"--flagfile={CONFIGS / 'omniglot_5way_1shot_small.cfg'}",
         f"--data_dir={omniglot_dir}",
@@ -348,6 +349,7 @@ def test_omniglot(call, tmp_path, omniglot_dir):
         "--num_meta_steps=1",
         "--num_eval_episodes=2",
         "--eval_batch_size=2",
+        *sizes,
     )
     assert call(train_command, *arguments) is None
     numbers = json.loads((tmp_path / "evaluation.json").read_text())
@@ -360,3 +362,21 @@ def test_a_command_as_a_process():
     assert done.returncode == 1
     assert "train: Expected task to be one of" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_modules_that_are_commands_do_not_hide_functions():
+    program = (
+        "import importlib, amaml_tf\n"
+        "before = amaml_tf.train, amaml_tf.evaluate\n"
+        "for name in ('train', 'evaluate'): importlib.import_module(f'amaml_tf.{name}')\n"
+        "import amaml_tf.train, amaml_tf.evaluate\n"
+        "assert (amaml_tf.train, amaml_tf.evaluate) == before"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("algorithm", ["joint_training", "from_scratch"])
+def test_an_adjoint_of_no_inner_run_is_refused(algorithm):
+    settings = experiment.Experiment(algorithm=algorithm, adjoint="continuous")
+    with pytest.raises(ValueError, match=f"Expected no --adjoint with --algorithm={algorithm}"):
+        settings.make_algorithm()

@@ -12,8 +12,8 @@ import tensorflow as tf
 import amaml_tf as amaml
 from amaml_tf.commands.reporting import report_evaluation
 from amaml_tf.evaluation import Estimate, Evaluator, evaluate
-from amaml_tf.evaluation.episode_measures import per_episode
 from amaml_tf.experiment import Experiment
+from amaml_tf.learner.task_metrics import TaskMetrics
 from amaml_tf.tasks.ratings import ratings_family as ratings
 
 FAMILY = amaml.tasks.SinusoidFamily(num_support=3, num_query=4)
@@ -100,7 +100,7 @@ def test_classification_is_measured_episode_by_episode():
     labels = tf.constant([[0, 1, 2, 0], [1, 1, 0, 2]])
     logits = tf.one_hot([[0, 1, 1, 0], [0, 1, 2, 1]], 3)
     metric = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-    np.testing.assert_allclose(per_episode([metric])(labels, logits)["accuracy"], [0.75, 0.25])
+    np.testing.assert_allclose(TaskMetrics([metric])(labels, logits)["accuracy"], [0.75, 0.25])
 
 
 def test_evaluation_repeats_itself(learner):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
+import io
 import json
 import logging
 import pathlib
@@ -26,6 +28,8 @@ import tensorflow as tf
 from absl import flags
 
 from amaml_tf.commands import flag_files
+from amaml_tf.commands.reporting import stored_evaluation
+from amaml_tf.evaluation import EVALUATION_FILE
 from amaml_tf.experiment import CONFIG_FILE, Experiment
 from amaml_tf.tasks import REGISTRY
 from amaml_tf.tasks.class_split import read_split_file, split_by_names
@@ -34,6 +38,9 @@ from amaml_tf.tasks.images.encoded_images import EncodedImage
 from amaml_tf.tasks.images.labelled_images import decode_images
 from amaml_tf.tasks.ratings.ratings_file import read_ratings_csv
 from amaml_tf.tasks.tfds_records import parsed_records, prepared_builder
+from amaml_tf.training import DROPPED_FILE, VALIDATION_FILE
+from amaml_tf.training.csv_rows import CsvRows
+from amaml_tf.training.validation import best_step
 from amaml_tf.user_files import encoding_of
 
 Attempt = Callable[[random.Random], str]
@@ -129,6 +136,31 @@ def configurations(folder: pathlib.Path) -> Attempt:
     return attempt
 
 
+def results(folder: pathlib.Path) -> Attempt:
+    """Reads what a run has written of itself: its evaluation, its validations, its logs."""
+    evaluation = {"meta_step": 2, "unit": "time", "settings": {}, "before": {}, "after": {}}
+    sound = {
+        EVALUATION_FILE: json.dumps(evaluation).encode(),
+        VALIDATION_FILE: b"step,loss\n1,0.5\n2,0.25\n",
+        DROPPED_FILE: b"step,episodes,undone\n1,1 3,0\n2,,1\n",
+    }
+
+    def attempt(rng: random.Random) -> str:
+        for name, content in sound.items():
+            (folder / name).write_bytes(fuzzing.damaged(content, rng))
+        found = stored_evaluation(folder / EVALUATION_FILE)
+        require(found is None or "meta_step" in found, "an evaluation has its meta-step")
+        with contextlib.redirect_stderr(io.StringIO()):  # it tells of each that it sets aside
+            rows = CsvRows(folder / DROPPED_FILE, step=2).read()
+        for path in folder.glob("dropped-damaged-*.csv"):
+            path.unlink()
+        require(all(int(row["step"]) <= 2 for row in rows), "rows of later meta-steps are removed")
+        require(best_step(folder, [1, 2]) in (1, 2), "the best is one of those there")
+        return "sound"
+
+    return attempt
+
+
 def flag_lines(folder: pathlib.Path) -> Attempt:
     """Reads a flag file."""
     lines = ["# comment", "--task=sinusoid", "--hidden_units=3,4", "--nodownload", "--seed=1"]
@@ -197,6 +229,7 @@ READERS: dict[str, Callable[[pathlib.Path], Attempt]] = {
     "class_splits": class_splits,
     "configurations": configurations,
     "flag_files": flag_lines,
+    "results": results,
     "tfds_records": tfds_records,
     "image_folders": folders,
 }

@@ -87,6 +87,10 @@ def test_infinite_settings_from_python():
     [
         ("--seed=1\n--sead=2\n", r"names of flags, got --sead in .*flags\.cfg, line 2; --help"),
         ("--seed=1\n\n--channels=x\n", r"value of --channels, got '--channels=x' in .*, line 3"),
+        ("--num_ways=x\n", r"num_ways to be a whole number or a range, got 'x'.*, line 1\.\)"),
+        ("--seed=1\n--hidden_units=4,x\n", r"hidden_units to be whole.*got '4,x'.*, line 2\.\)"),
+        ("# of mine\n--final_time=-1\n", r"final_time to be above 0, got -1.0.*, line 2\.\)"),
+        ("--solver=newton\n", r"solver to be one of .*got 'newton'.*, line 1\.\)"),
         ("--seed\n", r"value of --seed, got '--seed' in .*, line 1 \(it has none\)"),
         ("seed=1\n", r"lines --NAME=VALUE, got 'seed=1' in .*, line 1"),
         ("--nodownload=3\n", r"value of --download, got '--nodownload=3' in .*, line 1"),

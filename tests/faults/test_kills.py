@@ -1,55 +1,18 @@
 """A run that is killed before any of its file operations goes on to the same end."""
 
 import csv
+import functools
 import pathlib
-import sys
 
 import keras
 import numpy as np
 import pytest
+from killing import KILLER, numbers
 
 import amaml_tf as amaml
 from amaml_tf import training
 
 FAMILY = amaml.tasks.SinusoidFamily(num_support=3, num_query=3)
-EVENTS = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate")
-
-
-class Killed(BaseException):
-    """From here on the process does nothing to files any more."""
-
-
-class Killer:
-    """Counts the operations on files of a folder, and kills before one of them.
-
-    After the kill all operations fail: what a dead process would not do, `finally` does not either.
-    """
-
-    def __init__(self):
-        self.folder = ""
-        self.left = -1  # operations until the kill
-        self.is_dead = False
-        sys.addaudithook(self._before)
-
-    def _before(self, event, arguments):
-        if self.left < 0 or event not in EVENTS or not self.folder:
-            return
-        if event == "open" and not _writes(arguments):
-            return
-        # `shutil.rmtree` names files by their folder's descriptor, without the folder's name.
-        if str(arguments[0]).startswith(self.folder) or (self.is_dead and event != "open"):
-            if self.left == 0:
-                self.is_dead = True
-                raise Killed
-            self.left -= 1
-
-
-def _writes(arguments):
-    _, mode, flags = arguments
-    return bool(flags & 3) if isinstance(flags, int) else any(each in mode for each in "wa+x")
-
-
-KILLER = Killer()
 
 
 @pytest.fixture(scope="module")
@@ -94,28 +57,16 @@ def state(workdir):
     return names, rows
 
 
-def killed(learner, workdir, number):
-    """Kills a run before one of its operations; returns whether there was one of that number."""
-    KILLER.folder, KILLER.left, KILLER.is_dead = str(workdir), number, False
-    try:
-        train(learner, workdir)
-    except Killed:
-        return True
-    finally:
-        KILLER.left = -1
-    return False
-
-
 def go_through(learner, tmp_path, every):
     expected = train(learner, tmp_path / "whole")
     names = state(tmp_path / "whole")
-    number = 0
-    while killed(learner, workdir := tmp_path / f"{number}", number):
+    for number in numbers(every):
+        workdir = tmp_path / f"{number}"
+        if not KILLER.kills(functools.partial(train, learner, workdir), workdir, number):
+            return number
         found = train(learner, workdir)
         np.testing.assert_equal(found, expected, f"killed before operation {number}")
         assert state(workdir) == names, f"killed before operation {number}"
-        number += every
-    return number
 
 
 def test_kills_before_some_file_operations(learner, tmp_path):

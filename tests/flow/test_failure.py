@@ -105,6 +105,11 @@ def test_under_a_users_own_xla_a_failure_is_nan_and_has_a_status():
     assert np.all(np.isfinite(adaptation.adapted[0]))
 
 
+def unrolled(step_size, **options):
+    solver = amaml.solvers.GradientDescent(step_size)
+    return amaml.GradientFlow(solver=solver, adjoint="unrolled", **options)
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -116,6 +121,10 @@ def test_under_a_users_own_xla_a_failure_is_nan_and_has_a_status():
         ),
         (lambda: amaml.GradientFlow(memory_budget=0.0), "Expected memory_budget to be above 0"),
         (lambda: amaml.GradientFlow(max_checkpoints=9, memory_budget=1.0), "got both"),
+        (lambda: amaml.GradientFlow(adjoint="unrolled"), "Expected a solver with fixed steps"),
+        (lambda: unrolled(0.01), "Expected at most 200 steps .*, got 500"),
+        (lambda: unrolled(0.1, max_checkpoints=9), "Expected no max_checkpoints"),
+        (lambda: unrolled(0.1, memory_budget=9.0), "Expected no memory_budget"),
         (lambda: amaml.GradientFlow(solver="euler"), "Expected solver to be a tfp"),
         (lambda: amaml.GradientFlow(solver=amaml.solvers.BDF()), "adjoint='continuous'"),
         (
@@ -157,10 +166,21 @@ def test_too_little_memory_for_a_step_is_refused(given, sentence):
         learner.meta_gradients(problem.episodes)
 
 
-def test_what_the_machine_cannot_hold_is_refused_before_the_run():
+def test_what_the_machine_cannot_hold_is_refused_before_the_run(monkeypatch, tmp_path):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(buffers, "_LIMIT_OF_CONTAINER", limit)
     states = tf.TensorSpec([1000, 10**9], tf.float32)
-    with pytest.raises(ValueError, match=r"1000 tasks with 1,000,000,000 .*max_checkpoints"):
-        buffers.refuse_too_many(18, states)
+    for sentence in (
+        r"got 1000 tasks with 1,000,000,000 adapted parameters, which need about 126659.9 GiB",
+        r"smaller batches of tasks, adapt fewer layers \(adapted_layers\), or keep fewer states",
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            buffers.refuse_too_many(18, states)
+    limit.write_text(f"{2**30}\n", encoding="ascii")
+    with pytest.raises(ValueError, match=r"fits into the 1.0 GiB of this machine"):
+        buffers.refuse_too_many(18, tf.TensorSpec([2, 10**7], tf.float32))
+    limit.write_text("max\n", encoding="ascii")
+    buffers.refuse_too_many(18, tf.TensorSpec([2, 10**6], tf.float32))
 
 
 def test_fixed_steps_keep_all_states_that_fit():
@@ -170,6 +190,35 @@ def test_fixed_steps_keep_all_states_that_fit():
 
     assert [kept(n) for n in (5, 4096, 4200, 5000)] == [5, 4096, 4200, 5000]  # 5,000 are 113 MiB
     assert kept(10_000) < 200
+
+
+@pytest.mark.long
+def test_nothing_is_computed_again_where_the_states_of_4200_steps_fit():
+    """They are 95 MiB. The gradient is that of a linear model, λ <- (I - h H) λ in every step."""
+    num_steps, step_size = 4200, 1e-3
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 4, 1975)).astype("float32") / np.sqrt(1975)
+    y = rng.normal(size=(3, 4, 1)).astype("float32")
+    model = keras.Sequential([keras.Input((1975,)), keras.layers.Dense(1, use_bias=False)])
+    flow = amaml.GradientFlow(
+        final_time=num_steps * step_size, solver=amaml.solvers.GradientDescent(step_size)
+    )
+    learner = amaml.MetaLearner(model, amaml.algorithms.AdjointMAML(flow))
+    learner.compile("sgd", loss="mse")
+    result = learner.meta_gradients(((x, y), (x, y)))
+    backward = result.diagnostics.backward
+    assert backward is not None
+    np.testing.assert_array_equal(backward.num_evaluations, 0)
+    gradients = []
+    for a, b in zip(x.astype(float), y.astype(float), strict=True):
+        u, slope = model.get_weights()[0].astype(float), lambda u, a=a, b=b: a.T @ (a @ u - b) / 2
+        for _ in range(num_steps):
+            u = u - step_size * slope(u)
+        bar = slope(u)
+        for _ in range(num_steps):
+            bar = bar - step_size * (a.T @ (a @ bar)) / 2
+        gradients.append(bar)
+    assert problems.relative_error(result.gradients, [np.mean(gradients, axis=0)]) < 1e-4
 
 
 def test_the_sentence_has_none_of_the_quotes_of_tensorflow():

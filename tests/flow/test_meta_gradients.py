@@ -139,6 +139,61 @@ def test_few_checkpoints_change_nothing_but_the_evaluations(solver, adjoint):
         assert np.all(recomputed <= 1.05 * unbounded)
 
 
+@pytest.mark.parametrize(
+    ("solver", "of_flow", "of_algorithm"),
+    [
+        ("GradientDescent(0.05)", {}, {"shortest_time": 0.1}),
+        pytest.param(
+            "GradientDescent(0.05, 20)",
+            {"proximal_weight": 0.7},
+            {"learn_final_time": True},
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            "RungeKutta4(0.2)",
+            {"proximal_weight": 0.7},
+            {"learned_rates": "tensor"},
+            marks=pytest.mark.long,
+        ),
+        pytest.param("Heun(0.1)", {}, {"adapted_layers": True}, marks=pytest.mark.long),
+    ],
+)
+def test_the_unrolled_program_gives_what_the_discrete_adjoint_gives(solver, of_flow, of_algorithm):
+    problem = problems.dense()
+    if "adapted_layers" in of_algorithm:
+        of_algorithm = {"adapted_layers": [problem.model.layers[-1].name]}
+    results = []
+    for adjoint in ("discrete", "unrolled"):
+        made = eval(f"amaml.solvers.{solver}")
+        flow = amaml.GradientFlow(final_time=0.4, solver=made, adjoint=adjoint, **of_flow)
+        learner = learner_of(problem, flow, **of_algorithm)
+        results.append(learner.meta_gradients(problem.episodes))
+    expected, found = results
+    assert problems.relative_error(found.gradients, expected.gradients) < 1e-12
+    for a, b in zip(found.algorithm_gradients, expected.algorithm_gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10)
+    for a, b in zip(
+        tf.nest.flatten(found.diagnostics), tf.nest.flatten(expected.diagnostics), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-10)
+
+
+def test_a_failed_task_of_an_unrolled_program_does_not_reach_the_others():
+    problem = problems.dense()
+    (x, y), query = problem.episodes
+    poisoned = tf.concat([tf.fill(tf.shape(y[:1]), tf.constant(float("inf"), y.dtype)), y[1:]], 0)
+    flow = amaml.GradientFlow(
+        final_time=0.2, solver=amaml.solvers.GradientDescent(0.05), adjoint="unrolled"
+    )
+    learner = amaml.MetaLearner(problem.model, amaml.algorithms.AdjointMAML(flow))
+    learner.compile("sgd", loss=problem.loss, jit_compile=False, on_failure="drop")
+    result = learner.meta_gradients(((x, poisoned), query))
+    assert result.diagnostics.num_dropped_tasks == 1
+    others = tf.nest.map_structure(lambda v: v[1:], problem.episodes)
+    expected = learner.meta_gradients(others).gradients
+    assert problems.relative_error(result.gradients, expected) < 1e-12
+
+
 def test_adaptive_steps_can_be_thinned_too():
     problem = problems.dense()
     gradients = []

@@ -67,7 +67,7 @@ def test_what_a_user_brings_trains_by_default(name, caplog):
     found = learner.meta_gradients(batch)
     assert learner.execution == expected
     (message,) = [r.getMessage() for r in caplog.records if r.name.startswith("amaml_tf")]
-    assert message.startswith("This model and loss cannot be executed as one vectorised program")
+    assert message.startswith("This model and loss are not executed as one vectorised program")
     assert message.endswith(f"they are executed {expected.name}.")
     plain = learner_of(loss, *(layer() for layer in layers), vectorize="off", jit_compile="off")
     plain.model.set_weights(learner.model.get_weights())

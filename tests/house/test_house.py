@@ -5,6 +5,7 @@ import pathlib
 import re
 
 import file_tree
+import flag_tables
 import licences
 import pytest
 import rules
@@ -30,6 +31,13 @@ def test_the_document_has_the_tree_as_it_is():
     assert written == text, "run `python tests/house/file_tree.py`"
 
 
+def test_the_document_of_the_commands_has_all_flags():
+    text = flag_tables.DOCUMENT.read_text(encoding="utf-8")
+    written = flag_tables.with_tables(text, flag_tables.tables())
+    assert written == text, "run `python tests/house/flag_tables.py`"
+    assert all(f"| `--{name}` |" in text for name in ("seed", "checkpoint", "replay_episode"))
+
+
 def test_the_files_that_the_document_names_exist():
     text = DOCUMENT.read_text(encoding="utf-8")
     named = re.findall(r"`((?:amaml_tf|docs)/[\w/]+\.\w+|[A-Z]+\.md)`", text)
@@ -38,6 +46,14 @@ def test_the_files_that_the_document_names_exist():
     walk = re.findall(r"`((?:\w+/)*\w+\.py)`", text.split("## Floors")[0])
     missing += [name for name in walk if not (rules.ROOT / "amaml_tf" / name).is_file()]
     assert missing == []
+
+
+def test_the_tests_that_the_document_of_reliability_names_exist():
+    text = (rules.ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    sources = {path.name: path.read_text("utf-8") for path in (rules.ROOT / "tests").rglob("*.py")}
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+    assert len(named) > 20
+    assert not [each for each in named if f"def {each[1]}(" not in sources.get(each[0], "")]
 
 
 def test_every_question_is_answered_by_three_files_at_most():

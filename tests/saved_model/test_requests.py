@@ -34,7 +34,9 @@ def regression(tmp_path_factory):
     """A learner of numbers, and a session on its export."""
     learner = learner_of(network())
     folder = tmp_path_factory.mktemp("exports") / "regression"
-    bounds = Bounds(max_gradient_evaluations=500, max_support_rows=50, max_tasks=4)
+    bounds = Bounds(
+        max_gradient_evaluations=500, max_support_rows=50, max_query_rows=60, max_tasks=4
+    )
     return learner, Session(save_initialization(learner, folder, bounds=bounds))
 
 
@@ -127,6 +129,10 @@ def test_weights_and_time_of_a_request(regression):
         (
             {"support_x": np.tile(X, (11, 1)), "support_y": np.tile(Y, (11, 1))},
             "Expected support_x with at most 50 rows, the bound of this export, got 55",
+        ),
+        (
+            {"query_x": np.tile(X, (13, 1))},
+            "Expected query_x with at most 60 rows, the bound of this export, got 65",
         ),
         ({"support_y": Y * 1e4}, "needs more than 500 gradient evaluations"),
         ({"support_y": Y * 1e30}, "that the model can adapt to"),
@@ -308,3 +314,5 @@ def test_several_inputs_and_outputs_have_names(tmp_path):
     level, kind = learner.adapt(([X, X[:, :1]], [Y, LABELS]))([X, X[:, :1]])
     np.testing.assert_allclose(answer["predictions_level"], level, atol=1e-5)
     np.testing.assert_allclose(answer["predictions_kind"], kind, atol=1e-5)
+    words = refusal(session, "serving_default", x_left=X, x_right=X[:1, :1])
+    assert "Expected x_right with as many rows as x_left, 5, got 1" in words

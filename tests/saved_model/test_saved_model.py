@@ -103,7 +103,9 @@ def test_requests_leave_nothing_behind(exported):
 def test_batch_normalization_is_that_of_the_learner(tmp_path, batch_statistics):
     problem = problems.convolutional()
     learner = learner_of(problem.model, problem.loss, batch_statistics=batch_statistics)
-    path = save_initialization(learner, tmp_path, query_statistics="batch")
+    path = save_initialization(
+        learner, tmp_path, query_statistics="batch", statistics_from=[problem.episodes]
+    )
     served = tf.saved_model.load(path)
     (support_x, support_y), (query_x, _) = first_task(problem)
     _, expected = learner.predict_episodes(problem.episodes).after
@@ -115,7 +117,8 @@ def test_an_answer_does_not_depend_on_other_queries(tmp_path):
     """E1: one query a request was normalized by itself."""
     problem = problems.convolutional()
     learner = learner_of(problem.model, problem.loss)
-    served = tf.saved_model.load(save_initialization(learner, tmp_path)).signatures
+    path = save_initialization(learner, tmp_path, statistics_from=[problem.episodes])
+    served = tf.saved_model.load(path).signatures
     (x, y), (query_x, _) = first_task(problem)
     y = tf.cast(y, tf.int32)
     expected = learner.adapt((x, y))(query_x, training=False)  # has the support's statistics

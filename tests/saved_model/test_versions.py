@@ -6,9 +6,7 @@ import subprocess
 import sys
 import threading
 
-import numpy as np
 import pytest
-import tensorflow as tf
 
 import amaml_tf as amaml
 from amaml_tf.errors import ExportError
@@ -111,12 +109,6 @@ def test_home_is_known(tmp_path, monkeypatch):
 # -- what is written ------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A version whose answers were compared when it was written."""
-    return save_initialization(learner(), tmp_path_factory.mktemp("exports"), keep_versions=1)
-
-
 def test_an_export_that_answers_otherwise_gets_no_number(tmp_path, monkeypatch):
     write_warmup = warmup.write_warmup
 
@@ -129,50 +121,3 @@ def test_an_export_that_answers_otherwise_gets_no_number(tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="nothing was written"):
         save_initialization(learner(), tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def fields(message):
-    """The fields of a serialized message, all of which have a length."""
-
-    def varint(place):
-        value = shift = 0
-        while True:
-            value |= (message[place] & 127) << shift
-            place, shift = place + 1, shift + 7
-            if message[place - 1] < 128:
-                return value, place
-
-    place, found = 0, []
-    while place < len(message):
-        key, place = varint(place)
-        assert key & 7 == 2
-        length, place = varint(place)
-        found.append((key >> 3, message[place : place + length]))
-        place += length
-    return found
-
-
-def test_there_is_a_warm_up_request_for_each_signature(exported):
-    """The fields are those of tensorflow_serving/apis/prediction_log.proto and predict.proto."""
-    served = tf.saved_model.load(exported)
-    path = exported / "assets.extra" / "tf_serving_warmup_requests"
-    seen = set()
-    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-        ((predict_log, log),) = fields(record)
-        ((request_field, request),) = fields(log)
-        assert (predict_log, request_field) == (6, 1)
-        (_, spec), *inputs = fields(request)
-        ((name_field, name),) = fields(spec)
-        assert name_field == 3
-        tensors = {}
-        for number, entry in inputs:
-            assert number == 2
-            (_, key), (_, value) = fields(entry)
-            proto = tf.compat.v1.make_tensor_proto(0).__class__.FromString(value)
-            tensors[key.decode()] = tf.constant(tf.make_ndarray(proto))
-        answer = served.signatures[name.decode()](**tensors)
-        # Adaptation is at rest, so that no step size that is right for the tasks diverges.
-        assert np.max(answer.get("support_loss_before", 0)) < 1e-6
-        assert all(np.isfinite(v).all() for v in answer.values() if v.dtype.is_floating)
-        seen.add(name.decode())
-    assert seen == set(served.signatures)

@@ -4,20 +4,15 @@ import importlib
 import sys
 
 import pytest
-from serving_data import EXPORT
-
-import amaml_tf as amaml
+from serving_data import EXPORT, export, small_learner
 
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory):
     """A learner of functions of two variables, and the folder of its export."""
-    model = amaml.models.multilayer_perceptron((2,), 1, (8,), seed=0)
-    flow = amaml.GradientFlow(final_time=0.5, solver=amaml.solvers.RungeKuttaChebyshev())
-    learner = amaml.MetaLearner(model, amaml.algorithms.AdjointMAML(flow))
-    learner.compile(loss="mse", jit_compile="off")
+    learner = small_learner()
     folder = tmp_path_factory.mktemp("exports") / "initialization"
-    amaml.save_initialization(learner, folder)
+    export(learner, folder)
     return learner, folder
 
 

@@ -1,25 +1,27 @@
-"""A model server for the tests: the official services over sessions on the newest version.
+"""A model server for the tests: the official services over sessions on the newest versions.
+
+    python tests/serving/official_server.py EXPORT [--port=8500] [--rest_port=8501]
 
 It implements `PredictionService` (Predict, GetModelMetadata) and `ModelService` (GetModelStatus) of
-tensorflow-serving-api by gRPC, and predictions and metadata by REST, as TF Serving does: a version
-is loaded by `tf.compat.v1.saved_model.load` into a session, when its folder appears.
+tensorflow-serving-api by gRPC, and predictions, metadata and status by REST, as TF Serving does: a
+version is loaded when its folder appears and warmed up before it gets its first request, and the
+two newest stay loaded. The command is for trying the clients of export/ where Docker is not there.
 """
 
 from __future__ import annotations
 
+import argparse
 import concurrent.futures
+import contextlib
 import http.server
-import json
 import pathlib
 import threading
 import time
-from typing import Any
 
 import grpc
-import numpy as np
 import tensorflow as tf
-from google.protobuf import json_format
-from tensorflow.core.protobuf import meta_graph_pb2
+from loaded_version import LoadedVersion
+from rest_handler import rest_handler
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -30,60 +32,35 @@ from tensorflow_serving.apis import (
 
 NAME = "initialization"
 CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-
-class Version:
-    """A loaded version of an export."""
-
-    def __init__(self, path):
-        self.number = int(path.name)
-        graph = tf.Graph()
-        self.session = tf.compat.v1.Session(graph=graph)
-        with graph.as_default():
-            loaded = tf.compat.v1.saved_model.load(self.session, ["serve"], str(path))
-        self.signatures = loaded.signature_def
-
-    def predict(self, signature, inputs):
-        """Returns the outputs by name; raises tf.errors.OpError."""
-        if signature not in self.signatures:
-            raise tf.errors.InvalidArgumentError(None, None, f"no signature {signature}")
-        wanted = self.signatures[signature]
-        if set(inputs) != set(wanted.inputs):
-            raise tf.errors.InvalidArgumentError(
-                None, None, f"inputs {sorted(inputs)} are not {sorted(wanted.inputs)}"
-            )
-        for name, info in wanted.inputs.items():
-            if tf.as_dtype(inputs[name].dtype) != tf.as_dtype(info.dtype):
-                raise tf.errors.InvalidArgumentError(None, None, f"dtype of {name}")
-        feeds = {wanted.inputs[name].name: value for name, value in inputs.items()}
-        fetches = {name: info.name for name, info in wanted.outputs.items()}
-        try:
-            return self.session.run(fetches, feeds)
-        except ValueError as error:  # Python's own check of shapes; the server's session has none
-            raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
+KEPT = 2  # versions stay loaded, as models.config says
 
 
 class Server:
-    """Serves the newest version in a folder; use it as a context."""
+    """Serves the newest versions in a folder; use it as a context.
 
-    def __init__(self, folder: pathlib.Path):
-        self._folder = pathlib.Path(folder)
-        self._stopped = threading.Event()
-        self.versions: list[int] = []  # numbers, in the order in which they were loaded
-        self.newest: Any = None
+    Attributes:
+        seen: numbers of all versions, in the order in which they were loaded.
+    """
+
+    def __init__(self, folder: pathlib.Path, port: int = 0, rest_port: int = 0):
+        self._folder, self._ports = pathlib.Path(folder), (port, rest_port)
+        self._stopped, self._lock = threading.Event(), threading.Lock()
+        self._loaded: dict[int, LoadedVersion] = {}
+        self.seen: list[int] = []
 
     def __enter__(self):
         self._load_new_ones()
-        pool = concurrent.futures.ThreadPoolExecutor(8)
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        self._grpc = grpc.server(pool, options=options)
+        self._grpc = grpc.server(concurrent.futures.ThreadPoolExecutor(8), options=options)
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
             _Predictions(self), self._grpc
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Models(self), self._grpc)
-        self.address = f"localhost:{self._grpc.add_insecure_port('localhost:0')}"
+        port = self._grpc.add_insecure_port(f"localhost:{self._ports[0]}")
+        self.address = f"localhost:{port}"
         self._grpc.start()
-        self._http = http.server.ThreadingHTTPServer(("localhost", 0), _rest_handler(self))
+        address = ("localhost", self._ports[1])
+        self._http = http.server.ThreadingHTTPServer(address, rest_handler(self))
         self.rest_address = f"localhost:{self._http.server_address[1]}"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
         self._poller = threading.Thread(target=self._poll, daemon=True)
@@ -93,7 +70,7 @@ class Server:
     def __exit__(self, *_):
         self._stopped.set()
         self._poller.join()
-        self._grpc.stop(None)
+        self._grpc.stop(None).wait()
         self._http.shutdown()
         self._http.server_close()
 
@@ -103,17 +80,45 @@ class Server:
 
     def _load_new_ones(self):
         found = (int(p.name) for p in self._folder.iterdir() if p.name.isdecimal())
-        for number in sorted(set(found) - set(self.versions)):
-            self.newest = Version(self._folder / str(number))  # must load: versions appear whole
-            self.versions.append(number)
+        for number in sorted(set(found) - set(self.seen)):
+            start = time.monotonic()
+            loaded = LoadedVersion(self._folder / str(number))  # must load: versions appear whole
+            print(f"Version {number} loaded in {time.monotonic() - start:.1f} s.", flush=True)
+            with self._lock:
+                self._loaded[number] = loaded
+                old = [self._loaded.pop(n) for n in sorted(self._loaded)[:-KEPT]]
+            for each in old:
+                each.unload()
+            self.seen.append(number)
 
-    def chosen(self, spec):
-        """Returns the version that a request asks for; raises tf.errors.NotFoundError."""
-        if spec.name != NAME:
-            raise tf.errors.NotFoundError(None, None, f"Servable not found: {spec.name}")
-        if spec.HasField("version") and spec.version.value != self.newest.number:
-            raise tf.errors.NotFoundError(None, None, f"no version {spec.version.value}")
-        return self.newest
+    def loaded(self):
+        """Returns the numbers of the versions that can be asked for."""
+        with self._lock:
+            return sorted(self._loaded)
+
+    @property
+    def newest(self):
+        """The newest version that is loaded."""
+        with self._lock:
+            return self._loaded[max(self._loaded)]
+
+    @contextlib.contextmanager
+    def version(self, name=NAME, number=None):
+        """Yields the version that a request asks for; raises tf.errors.NotFoundError."""
+        with self._lock:
+            found = self._loaded.get(max(self._loaded) if number is None else number)
+            if name != NAME or found is None:
+                asked = name if number is None else f"{name}, version {number}"
+                raise tf.errors.NotFoundError(None, None, f"Servable not found: {asked}")
+            found.start_use()
+        try:
+            yield found
+        finally:
+            found.end_use()
+
+    def asked_for(self, spec):
+        """Yields the version that a ModelSpec asks for."""
+        return self.version(spec.name, spec.version.value if spec.HasField("version") else None)
 
 
 class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -121,14 +126,12 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
         self._server = server
 
     def Predict(self, request, context):  # noqa: N802 - the official name
+        answer = predict_pb2.PredictResponse()
         try:
-            version = self._server.chosen(request.model_spec)
-            inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
-            signature = request.model_spec.signature_name or "serving_default"
-            outputs = version.predict(signature, inputs)
+            with self._server.asked_for(request.model_spec) as version:
+                outputs = version.answer(request)
         except tf.errors.OpError as error:
             context.abort(CODES[error.error_code], error.message)
-        answer = predict_pb2.PredictResponse()
         answer.model_spec.name = NAME
         answer.model_spec.version.value = version.number
         for name in request.output_filter or outputs:
@@ -137,7 +140,11 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def GetModelMetadata(self, request, context):  # noqa: N802 - the official name
         answer = get_model_metadata_pb2.GetModelMetadataResponse()
-        answer.metadata["signature_def"].Pack(_signature_map(self._server.newest))
+        try:
+            with self._server.asked_for(request.model_spec) as version:
+                answer.metadata["signature_def"].Pack(version.signature_map())
+        except tf.errors.OpError as error:
+            context.abort(CODES[error.error_code], error.message)
         return answer
 
 
@@ -148,60 +155,23 @@ class _Models(model_service_pb2_grpc.ModelServiceServicer):
     def GetModelStatus(self, request, context):  # noqa: N802 - the official name
         answer = get_model_status_pb2.GetModelStatusResponse()
         available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
-        answer.model_version_status.add(version=self._server.newest.number, state=available)
+        for number in self._server.loaded():
+            answer.model_version_status.add(version=number, state=available)
         return answer
 
 
-def _signature_map(version):
-    found = get_model_metadata_pb2.SignatureDefMap()
-    for name, signature in version.signatures.items():
-        copied = meta_graph_pb2.SignatureDef.FromString(signature.SerializeToString())
-        found.signature_def[name].CopyFrom(copied)
-    return found
+def main():
+    """Serves until it is interrupted."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("export", help="folder of the versions")
+    parser.add_argument("--port", type=int, default=8500, help="gRPC")
+    parser.add_argument("--rest_port", type=int, default=8501)
+    options = parser.parse_args()
+    with Server(options.export, options.port, options.rest_port) as server:
+        print(f"gRPC at {server.address}, REST at {server.rest_address}.", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
 
 
-def _rest_handler(server):
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            signatures = json_format.MessageToDict(
-                _signature_map(server.newest), preserving_proto_field_name=True
-            )
-            self._answer(200, {"metadata": {"signature_def": signatures}})
-
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            version, name = server.newest, body.get("signature_name", "serving_default")
-            infos = version.signatures[name].inputs
-            try:
-                inputs = {
-                    key: np.array(value, tf.as_dtype(infos[key].dtype).as_numpy_dtype)
-                    for key, value in body["inputs"].items()
-                }
-                outputs = version.predict(name, inputs)
-            except (tf.errors.OpError, ValueError, KeyError) as error:
-                self._answer(400, {"error": str(error)})
-                return
-            self._answer(200, {"outputs": {k: np.asarray(v).tolist() for k, v in outputs.items()}})
-
-        def _answer(self, status, value):
-            content = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_):
-            pass
-
-    return Handler
-
-
-def wait_for(condition, seconds=60.0):
-    """Returns whether a condition came true in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,11 @@
 """The clients of export/, unchanged, against a server of the official services."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+import time
 
 import grpc
 import numpy as np
@@ -46,64 +48,173 @@ def run(*command):
     )
 
 
-def test_grpc(server, client_module, files, expected, monkeypatch, capsys):
-    for option in ([], ["--adapt_once"]):
-        arguments = ["client_grpc.py", f"--server={server.address}", *option]
-        arguments += [f"--support={files[0]}", f"--query={files[1]}"]
-        monkeypatch.setattr(sys, "argv", arguments)
-        client_module.main()
+@pytest.fixture
+def call(client_module, monkeypatch, capsys):
+    """Runs a client in this process; returns its predictions, or what it exits with."""
+
+    def call(module, server, support, query, *options):
+        arguments = [f"--server={server}", f"--support={support}", f"--query={query}", *options]
+        monkeypatch.setattr(sys, "argv", ["client.py", *arguments])
+        try:
+            module.main()
+        except SystemExit as error:
+            return str(error)
         out, err = capsys.readouterr()
-        found = np.array([[float(cell) for cell in row.split(",")] for row in out.split()])
-        np.testing.assert_allclose(found, expected, atol=1e-5)
         assert "after adaptation" in err
+        header, *rows = out.splitlines()
+        assert header == "predictions"
+        return np.array([[float(cell) for cell in row.split(",")] for row in rows])
+
+    return call
 
 
-def test_grpc_tells_what_was_wrong(server, client_module, files, tmp_path, monkeypatch):
-    bad = write_csv(tmp_path / "bad.csv", SUPPORT[0], SUPPORT[1] * np.nan)
-    arguments = [f"--server={server.address}", f"--support={bad}", f"--query={files[1]}"]
-    monkeypatch.setattr(sys, "argv", ["client_grpc.py", *arguments])
-    with pytest.raises(SystemExit) as error:
-        client_module.main()
-    assert "INVALID_ARGUMENT: " in str(error.value)
-    assert "Expected support_y" in str(error.value)
-
-
-def test_rest(server, files, expected):
+@pytest.fixture(scope="module")
+def rest_module(client_module):
     pytest.importorskip("requests", reason="requests is not there: pip install '.[serving]'")
-    done = run(
-        sys.executable,
-        EXPORT / "client_rest.py",
-        f"--server={server.rest_address}",
-        f"--support={files[0]}",
-        f"--query={files[1]}",
-    )
-    assert done.returncode == 0, done.stderr
-    found = np.array([[float(cell) for cell in row.split(",")] for row in done.stdout.split()])
+    return importlib.import_module("client_rest")
+
+
+def test_grpc(server, call, client_module, files, expected):
+    for options in ([], ["--adapt_once"], ["--version=1"]):
+        found = call(client_module, server.address, *files, *options)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_rest(server, call, rest_module, files, expected):
+    found = call(rest_module, server.rest_address, *files)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_curl(server, files, expected):
+def test_curl(server, files, expected, tmp_path):
     done = run(EXPORT / "client_curl.sh", *files, server.rest_address)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)["outputs"]
     np.testing.assert_allclose(answer["predictions"], expected, atol=1e-5)
+    done = run(EXPORT / "client_curl.sh", files[1], files[1], server.rest_address)
+    assert done.returncode == 22
+    assert "Expected support_x" in json.loads(done.stdout)["error"]
 
 
-def test_images(client_module, tmp_path):
-    import examples as reading
+def test_arrays_by_name(server, call, client_module, expected, tmp_path):
+    support, query = tmp_path / "support.npz", tmp_path / "query.npz"
+    np.savez(support, support_x=SUPPORT[0], support_y=SUPPORT[1])
+    np.savez(query, query_x=QUERY[0])
+    found = call(client_module, server.address, support, query)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    told = call(client_module, server.address, query, query)
+    assert "Expected support_x, support_y in" in told
 
+
+# -- what goes wrong is told in a sentence ---------------------------------------------------------
+
+
+def test_the_server_tells_what_is_wrong(server, call, client_module, rest_module, files, tmp_path):
+    bad = write_csv(tmp_path / "bad.csv", SUPPORT[0], SUPPORT[1] * 1e30)
+    told = call(client_module, server.address, bad, files[1])
+    assert told.startswith("INVALID_ARGUMENT: ")
+    assert "that the model can adapt to, got" in told
+    told = call(rest_module, server.rest_address, bad, files[1])
+    assert told.startswith("400: ")
+    assert "that the model can adapt to, got" in told
+
+
+def test_no_server(call, client_module, rest_module, files):
+    for module in (client_module, rest_module):
+        told = call(module, "localhost:1", *files)
+        assert told.startswith("Expected a model server at localhost:1, got no connection")
+
+
+def test_no_such_model(server, call, client_module, rest_module, files):
+    told = call(client_module, server.address, *files, "--model=other")
+    assert "Servable not found: other; look at --model" in told
+    told = call(client_module, server.address, *files, "--version=7")
+    assert "version 7; look at --model" in told
+    assert "404: Servable" in call(rest_module, server.rest_address, *files, "--model=other")
+
+
+def test_deadlines(server, call, client_module, rest_module, files, monkeypatch):
+    def late(call):
+        def wait(*given):
+            time.sleep(1)
+            return call(*given)
+
+        return wait
+
+    version = server.newest
+    for module, address, name in (
+        (client_module, server.address, "answer"),
+        (rest_module, server.rest_address, "predict"),
+    ):
+        monkeypatch.setattr(version, name, late(getattr(version, name)))
+        told = call(module, address, *files, "--timeout=0.2")
+        assert told.startswith("Expected an answer within 0.2 s")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("a,b\n1,2\n", "Expected 2 columns of inputs and 1 of targets in .*, got 2 columns and 1"),
+        ("a,b,c,y\n1,2,3,4\n", "got 4 columns"),
+        ("a,b,y\n", "got 3 columns and 0 rows"),
+        ("a,b,y\n1,2,3\n1,red,3\n", "Expected float32 in column 'b' of .*, got 'red', line 3"),
+        ("a,b,y\n1,nan,3\n", "Expected float32 in column 'b' of .*, got 'nan', line 2"),
+        ("a,b,y\n1,2\n", "Expected 3 cells in line 2 of .*, got 2"),
+    ],
+)
+def test_csv_files(reading, content, told, tmp_path):
+    (tmp_path / "support.csv").write_text(content)
+    specs = {"support_x": ("float32", [-1, 2]), "support_y": ("float32", [-1, 1])}
+    with pytest.raises(SystemExit, match=told):
+        reading.read(tmp_path / "support.csv", tmp_path / "support.csv", specs)
+
+
+def test_files_that_are_not_there(reading, tmp_path):
+    with pytest.raises(SystemExit, match=r"got .*none\.csv"):
+        reading.read(tmp_path / "none.csv", tmp_path / "none.csv", {"support_x": ("float32", [-1])})
+
+
+@pytest.fixture
+def reading(client_module):
+    return importlib.import_module("examples")
+
+
+IMAGES = {"support_x": ("uint8", [-1, 5, 5, 1]), "support_y": ("int32", [-1])}
+
+
+def test_images(reading, tmp_path):
     image_module = pytest.importorskip("PIL.Image", reason="Pillow is not there")
     for label in range(2):
         (tmp_path / f"class_{label}").mkdir()
         for n in range(3):
             image = image_module.new("L", (10, 10), 100 * label + n)
             image.save(tmp_path / f"class_{label}" / f"{n}.png")
-    x, y = reading.read_support(tmp_path, "uint8", [5, 5, 1], "int32", 1)
-    assert x.shape == (6, 5, 5, 1)
-    assert y.tolist() == [0, 0, 0, 1, 1, 1]
-    assert x[:, 0, 0, 0].tolist() == [0, 1, 2, 100, 101, 102]
-    queries = reading.read_queries(tmp_path / "class_1", "float32", [5, 5, 1])
-    np.testing.assert_allclose(queries[:, 0, 0, 0], np.array([100, 101, 102]) / 255, rtol=1e-6)
+    queries = {"query_x": ("float32", [-1, 5, 5, 1])}
+    found = reading.read(tmp_path, tmp_path / "class_1", IMAGES | queries)
+    assert found["support_x"].shape == (6, 5, 5, 1)
+    assert found["support_y"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert found["support_x"][:, 0, 0, 0].tolist() == [0, 1, 2, 100, 101, 102]
+    expected = np.array([100, 101, 102]) / 255
+    np.testing.assert_allclose(found["query_x"][:, 0, 0, 0], expected, rtol=1e-6)
+    image_module.new("L", (10, 6)).save(tmp_path / "class_0" / "wide.png")
+    with pytest.raises(SystemExit, match=r"proportions 5 x 5, got 10 x 6 in .*wide\.png"):
+        reading.read(tmp_path, tmp_path / "class_1", IMAGES | queries)
+    with pytest.raises(SystemExit, match="Expected a folder of images for each class"):
+        reading.read(tmp_path / "class_1", tmp_path / "class_1", IMAGES | queries)
+
+
+def test_identifiers_and_names_of_classes(reading, tmp_path, capsys):
+    (tmp_path / "ratings.csv").write_text("film,rating\n9007199254740993,4\n2.0,3.5\n")
+    specs = {
+        "support_x": ("int64", [-1]),
+        "support_y": ("float32", [-1, 1]),
+        "query_x": ("int64", [-1]),
+    }
+    found = reading.read(tmp_path / "ratings.csv", tmp_path / "ratings.csv", specs)
+    assert found["support_x"].tolist() == found["query_x"].tolist() == [9007199254740993, 2]
+    assert found["support_y"].tolist() == [[4], [3.5]]
+    answer = {"predictions": [[1.0, 2.0]], "classes": [b"red"], "gradient_evaluations": 3}
+    reading.write(answer | {"support_loss_before": 1, "support_loss_after": 0.5})
+    assert capsys.readouterr().out == "predictions_0,predictions_1,classes\n1.0,2.0,red\n"
 
 
 def test_status_and_unknown_models(server, client_module):
@@ -115,16 +226,3 @@ def test_status_and_unknown_models(server, client_module):
     with pytest.raises(grpc.RpcError) as error:
         client_module.Client(server.address, "other").call("serving_default", x=QUERY[0])
     assert error.value.code() == grpc.StatusCode.NOT_FOUND
-
-
-def test_the_configuration_is_what_the_server_reads():
-    pytest.importorskip("tensorflow_serving")
-    from google.protobuf import text_format
-    from tensorflow_serving.config import model_server_config_pb2
-
-    config = text_format.Parse(
-        (EXPORT / "models.config").read_text(), model_server_config_pb2.ModelServerConfig()
-    )
-    (model,) = config.model_config_list.config
-    assert model.name == "initialization"
-    assert model.model_version_policy.latest.num_versions == 2

@@ -182,11 +182,12 @@ def test_the_cap_on_steps_holds(jit_compile):
 
 
 @pytest.mark.parametrize(
-    ("num_steps", "num_stages", "times"), [(100, 1, 2), (135, 1, 2), (500, 1, 3.5), (40, 4, 3)]
+    ("capacity", "num_steps", "num_stages", "times"),
+    [(16, 100, 1, 2), (16, 135, 1, 2), (16, 500, 1, 3.5), (16, 40, 4, 3), (24, 300, 1, 2)],
 )
-def test_a_stack_holds_the_last_segment_and_repeats_seldom(num_steps, num_stages, times):
+def test_a_stack_holds_the_last_segment_and_repeats_seldom(capacity, num_steps, num_stages, times):
     """A state is its number in the run: what is read is what was written there."""
-    capacity, stages = 16, tf.constant(num_stages)
+    stages = tf.constant(num_stages)
 
     def written(stack, start, end):
         def step(n, stack):
@@ -221,6 +222,24 @@ def test_a_stack_holds_the_last_segment_and_repeats_seldom(num_steps, num_stages
     count, sound = backwards()
     assert sound
     assert int(count) <= times * num_steps
+
+
+def test_no_schedule_repeats_less_in_runs_of_many_steps():
+    """The least evaluations to reverse m steps beside c free rows, by dynamic programming.
+
+    If they do not all fit, j steps are taken to the next checkpoint, and the steps after it are
+    reversed before those that lead to it.
+    """
+    capacity, most = 24, 305
+    least = np.arange(most + 1) * (np.arange(most + 1) + 1) // 2
+    for free in range(1, capacity):
+        found = np.minimum(np.arange(most + 1), free + 1)
+        for m in range(free + 2, most + 1):
+            j = np.arange(1, m)
+            found[m] = np.min(j + least[m - j] + found[j])
+        least = found
+    steps = np.flatnonzero(least <= 2 * np.arange(most + 1))
+    assert steps[-1] == 302  # the stack, which does not know the number, comes to 300: see above
 
 
 @pytest.mark.parametrize(

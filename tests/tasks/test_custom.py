@@ -1,5 +1,7 @@
 """Families of the user's own tasks."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -154,3 +156,39 @@ def test_data_sets_of_another_form():
         ValueError, match=r"Expected arrays with a known number of axes .*ensure_sh"
     ):
         from_dataset(unknown)
+
+
+@pytest.mark.parametrize("how", ["function", "dataset"])
+@pytest.mark.parametrize(
+    ("labels", "weight", "sentence"),
+    [
+        ([0, 1, 2, 0], None, "Expected labels from 0 to 1 in split 'train', got"),
+        ([0, 1, -1, 0], None, "Expected labels from 0 to 1 in split 'train', got"),
+        ([0, 1, -1, 9], [1, 2, 0, 0], None),
+    ],
+    ids=["too large", "negative", "where the weight is 0"],
+)
+def test_labels_are_numbers_of_classes(how, labels, weight, sentence):
+    examples = (X, np.array(labels)) if weight is None else (X, np.array(labels), np.array(weight))
+    options: dict[str, Any] = {"kind": "classification", "num_outputs": 2}
+
+    def batch():
+        if how == "function":
+            family = from_function(lambda split, rng: (examples, examples), **options)
+        else:
+            family = from_dataset(tf.data.Dataset.from_tensors((examples, examples)), **options)
+        return first_batch(family)
+
+    if sentence is None:
+        np.testing.assert_array_equal(batch()[0][2][0], weight)
+    else:
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=sentence):
+            batch()
+
+
+def test_labels_of_a_data_set_that_are_no_whole_numbers_are_refused():
+    examples = X, np.array([0.0, 1.0, 0.5, 0.0])
+    data = tf.data.Dataset.from_tensors((examples, examples))
+    family = from_dataset(data, kind="classification", num_outputs=2)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Expected labels from 0 to 1"):
+        first_batch(family)

@@ -51,13 +51,14 @@ class Signal(keras.callbacks.Callback):
             signal.raise_signal(self.number)
 
 
-def train(learner, workdir, *callbacks, num_meta_steps=5):
+def train(learner, workdir, *callbacks, num_meta_steps=5, log_every=100):
     return training.train(
         learner,
         FAMILY,
         workdir,
         num_meta_steps=num_meta_steps,
         meta_batch_size=2,
+        log_every=log_every,
         callbacks=callbacks,
     )
 
@@ -95,6 +96,31 @@ def test_a_signal_at_the_last_meta_step(learner, tmp_path):
     with pytest.raises(stopping.Stopped, match="by SIGTERM after meta-step 5 of 5, which is saved"):
         train(learner, tmp_path, Signal(signal.SIGTERM, after=5))
     assert train(learner, tmp_path) == 0
+
+
+def test_a_signal_at_the_end_of_a_row_loses_no_row(learner, tmp_path):
+    learner.optimizer.iterations.assign(0)
+    with pytest.raises(stopping.Stopped, match="after meta-step 2 of 5"):
+        train(learner, tmp_path, Signal(signal.SIGTERM, after=2), log_every=2)
+    train(learner, tmp_path, log_every=2)
+    rows = (tmp_path / training.LOG_FILE).read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["2", "4", "5"]
+
+
+def test_a_stop_that_comes_out_as_another_error_is_a_stop():
+    with pytest.raises(stopping.Stopped) as stopped, stopping.caught():  # noqa: PT012
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except stopping.Stopped:
+            raise AttributeError("'list' object has no attribute") from None
+    assert stopped.value.status == 143
+
+
+def test_a_mistake_that_is_told_is_told_in_spite_of_a_signal():
+    with pytest.raises(amaml.UsageError, match="Expected"), stopping.caught():  # noqa: PT012
+        stopping.hold()
+        signal.raise_signal(signal.SIGTERM)
+        raise amaml.UsageError("Expected something else.")
 
 
 def test_when_the_stop_cannot_be_saved(learner, tmp_path, monkeypatch):

@@ -1,0 +1,209 @@
+"""Mutation testing of the numerics: `python tests/faults/mutation.py --mutants=100 --seed=0`.
+
+A mutant is the package with one small mistake in `flow/` or `solvers/`: another operator, another
+constant, a condition the other way round. It is killed if a test fails, or does not end. The
+mutants that survive are listed: each lacks a test, or is no mistake.
+
+TensorFlow is imported once. Each mutant is a fork, which imports the package with its mistake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import copy
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import pathlib
+import random
+import signal
+import sys
+import time
+import types
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parents[2]
+ROOMS = ("flow", "solvers")
+#: The quickest come first, because the first failure ends the run of a mutant.
+TESTS = ("tests/flow/test_any_shape.py", "tests/solvers", "tests/flow")
+
+_OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.Lt: ast.GtE,
+    ast.LtE: ast.Gt,
+    ast.Gt: ast.LtE,
+    ast.GtE: ast.Lt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+}
+
+
+class Mutant(NamedTuple):
+    """A file with a mistake: its path, the line, what the mistake is, and the tree with it."""
+
+    path: pathlib.Path
+    line: int
+    what: str
+    tree: ast.Module
+
+
+def mutants_of(path: pathlib.Path) -> Iterator[Mutant]:
+    """Yields all mutants of a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = _not_computed(tree)
+    places = [node for node in ast.walk(tree) if id(node) not in skipped]
+    for number, node in enumerate(ast.walk(tree)):
+        if node in places and (replaced := _replaced(node)) is not None:
+            mutated = copy.deepcopy(tree)
+            _put(mutated, list(ast.walk(mutated))[number], replaced)
+            ast.fix_missing_locations(mutated)
+            before, after = ast.unparse(node), ast.unparse(replaced)
+            yield Mutant(path, getattr(node, "lineno", 0), f"{before}  ->  {after}", mutated)
+
+
+def _not_computed(tree: ast.Module) -> set[int]:
+    """Returns the nodes of annotations, docstrings and messages."""
+    found: set[int] = set()
+    for node in ast.walk(tree):
+        parts: list[ast.AST | None] = []
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            parts.append(node.annotation)
+        elif isinstance(node, ast.FunctionDef):
+            parts.append(node.returns)
+        elif isinstance(node, ast.JoinedStr | ast.Raise | ast.ImportFrom):
+            parts.append(node)
+        for part in parts:
+            if part is not None:
+                found.update(id(each) for each in ast.walk(part))
+    return found
+
+
+def _replaced(node: ast.AST) -> ast.expr | None:
+    """Returns the mistake in place of an expression; None if there is none to make."""
+    new = copy.deepcopy(node)
+    if isinstance(new, ast.BinOp | ast.BoolOp) and type(new.op) in _OPERATORS:
+        new.op = _OPERATORS[type(new.op)]()  # type: ignore[assignment]
+    elif isinstance(new, ast.Compare) and type(new.ops[0]) in _OPERATORS:
+        new.ops[0] = _OPERATORS[type(new.ops[0])]()  # type: ignore[call-overload]
+    elif isinstance(new, ast.UnaryOp) and isinstance(new.op, ast.USub | ast.Not | ast.Invert):
+        return new.operand
+    elif isinstance(new, ast.IfExp):
+        new.body, new.orelse = new.orelse, new.body
+    elif isinstance(new, ast.Constant) and isinstance(new.value, bool):
+        new.value = not new.value
+    elif isinstance(new, ast.Constant) and isinstance(new.value, int | float):
+        new.value = new.value + 1 if isinstance(new.value, int) else new.value * 1.5 + 0.1
+    else:
+        return None
+    return new
+
+
+def _put(tree: ast.Module, old: ast.AST, new: ast.expr) -> None:
+    class Putting(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> ast.AST:
+            return new if node is old else self.generic_visit(node)
+
+    Putting().visit(tree)
+
+
+class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports the mutated module."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self._mutant = mutant
+        parts = mutant.path.relative_to(ROOT).with_suffix("").parts
+        self._name = ".".join(parts)
+
+    def find_spec(
+        self,
+        name: str,
+        path: Sequence[str] | None,
+        target: types.ModuleType | None = None,
+        /,
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != self._name:
+            return None
+        return importlib.util.spec_from_file_location(name, self._mutant.path, loader=self)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        code = compile(self._mutant.tree, str(self._mutant.path), "exec")
+        exec(code, vars(module))
+
+
+def survives(mutant: Mutant | None, tests: Sequence[str], seconds: float) -> bool:
+    """Returns whether all tests pass; without a mutant, whether they pass at all."""
+    child = os.fork()
+    if child == 0:
+        _test_and_exit(mutant, tests)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.2)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def _test_and_exit(mutant: Mutant | None, tests: Sequence[str]) -> None:
+    import pytest
+
+    if mutant is not None:
+        sys.meta_path.insert(0, _Loader(mutant))
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+        os.dup2(nothing.fileno(), 2)
+        status = pytest.main(
+            ["-x", "-q", "-p", "no:cacheprovider", "-n0", "-m", "not long", *tests]
+        )
+    os._exit(int(status))
+
+
+def main() -> int:
+    """Prints the survivors and a summary."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mutants", type=int, default=100, help="how many are drawn (100)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--files", default="*.py", help="pattern of names of files (*.py)")
+    parser.add_argument("--tests", nargs="*", default=TESTS)
+    given = parser.parse_args()
+    import keras  # noqa: F401 - imported before the forks
+    import tensorflow  # noqa: F401 - likewise
+    import tensorflow_probability  # noqa: F401 - likewise
+
+    start = time.monotonic()
+    if not survives(None, given.tests, 3600):
+        sys.exit("Expected tests that pass, got a failure without any mutant.")
+    seconds = time.monotonic() - start
+    paths = [p for room in ROOMS for p in sorted((ROOT / "amaml_tf" / room).glob(given.files))]
+    every = [mutant for path in paths for mutant in mutants_of(path)]
+    drawn = random.Random(given.seed).sample(every, min(given.mutants, len(every)))
+    alive = 0
+    for number, mutant in enumerate(drawn, start=1):
+        if survives(mutant, given.tests, 60 + 3 * seconds):
+            alive += 1
+            where = f"{mutant.path.relative_to(ROOT)}:{mutant.line}"
+            print(f"survived: {where}: {mutant.what}", flush=True)
+        print(f"{number - alive} of {number} killed", file=sys.stderr, flush=True)
+    share = f"{1 - alive / len(drawn):.0%}"
+    print(
+        f"{len(drawn) - alive} of {len(drawn)} mutants killed ({share}), of {len(every)} there are"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
