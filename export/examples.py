@@ -54,7 +54,7 @@ def _read(path, kind, specs):
     x, *others = (spec for name, spec in specs.items() if name.startswith(f"{kind}x"))
     targets = [spec for name, spec in specs.items() if name.startswith(f"{kind}y")]
     if others or len(targets) > 1:
-        sys.exit(f"Expected an .npz file with {', '.join(specs)}, got {path}.")
+        sys.exit(f"Expected an .npz file with {', '.join(sorted(specs))}, got {path}.")
     if path.is_dir():
         return _read_images(path, kind, x, *targets)
     return _read_csv(path, kind, x, *targets)
@@ -64,7 +64,9 @@ def _read_arrays(path, specs):
     with np.load(path) as arrays:
         missing = specs.keys() - arrays.keys()
         if missing:
-            sys.exit(f"Expected {', '.join(specs)} in {path}, got {', '.join(arrays)}.")
+            sys.exit(
+                f"Expected {', '.join(sorted(specs))} in {path}, got {', '.join(sorted(arrays))}."
+            )
         return {name: arrays[name].astype(dtype) for name, (dtype, _) in specs.items()}
 
 
