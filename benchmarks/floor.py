@@ -22,8 +22,6 @@ from amaml_tf.learner.meta_learner import MetaLearner
 from benchmarks.measuring import in_turn, write
 from benchmarks.networks import problem
 
-_OUTPUT = flags.DEFINE_string("output", "benchmark_results", "Folder for floor.json and .png.")
-
 
 def _flow(final_time: float) -> Callable[[Any], Any]:
     return lambda amaml: amaml.algorithms.AdjointMAML(amaml.GradientFlow(final_time=final_time))
@@ -43,8 +41,6 @@ CASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "MAML 5000 steps": ("dense", _maml(5000)),
     "CNN: MAML 5 steps": ("convolutional", _maml(5)),
 }
-
-_CASES = flags.DEFINE_multi_enum("case", list(CASES), list(CASES), "Case to measure. Default: all.")
 
 
 def floor_of(
@@ -130,7 +126,7 @@ def main(_: list[str]) -> None:
     """Measures the cases, prints a table and writes it."""
     rows = []
     print(f"{'':22}{'gradients':>10}{'products':>10}{'ms':>10}{'floor ms':>10}{'ratio':>7}")
-    for name in _CASES.value:
+    for name in flags.FLAGS.case:
         row = measure(name)
         rows.append(row)
         print(
@@ -138,9 +134,11 @@ def main(_: list[str]) -> None:
             f"{1e3 * row['floor_seconds']:10.2f}{row['ratio']:7.2f}",
             flush=True,
         )
-    write("floor", rows, _OUTPUT.value)
-    draw(rows, pathlib.Path(_OUTPUT.value) / "floor.png")
+    write("floor", rows, flags.FLAGS.output)
+    draw(rows, pathlib.Path(flags.FLAGS.output) / "floor.png")
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # here, because tests import this beside others with such flags
+    flags.DEFINE_string("output", "benchmark_results", "Folder for floor.json and .png.")
+    flags.DEFINE_multi_enum("case", list(CASES), list(CASES), "Case to measure. Default: all.")
     app.run(main)

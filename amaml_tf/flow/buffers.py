@@ -17,7 +17,7 @@ from amaml_tf.solvers.tfp_solver import OneStepSolver
 _FEWEST_STATES = 18
 # Where more than these fit, in bytes: all states of a run of known length, or else this much, as
 # XLA clears a buffer even if a run turns out to be short.
-_KNOWN_LENGTH_BYTES, _UNKNOWN_LENGTH_BYTES = 2**27, 2**22
+_KNOWN_LENGTH_BYTES, _UNKNOWN_LENGTH_BYTES = 2**27, 2**23
 # Vectors of the size of a state that a solver and its adjoint work with, roughly.
 _WORK_STATES = 16
 # The limit of a container under Linux, in bytes, or "max".

@@ -62,7 +62,7 @@ class GradientFlow(Configurable):
         max_checkpoints: number of states of all tasks together that a run keeps in memory, more
             than a step has stages. A run that evaluates more gradients than these computes states
             again in the backward pass: with K states none more than twice up to about K² / 2
-            gradients, about three times up to 2 K². None (default): 4 MiB of states, at least 18;
+            gradients, about three times up to 2 K². None (default): 8 MiB of states, at least 18;
             for fixed steps, whose number is known, all states if they fit into 128 MiB, else
             as many as it takes to compute none more than twice.
         memory_budget: the same in MiB, in place of `max_checkpoints`. A solver and its adjoint
