@@ -95,7 +95,7 @@ def train(
         validation = validate and Validation(
             validate, checkpoints, workdir, saving, validate_every, keep_best, patience
         )
-        saves = [SaveCheckpoints(checkpoints, checkpoint_every, saving), _StopAtSignals()]
+        saves = [SaveCheckpoints(checkpoints, checkpoint_every, saving), stops := _StopAtSignals()]
         every = [*callbacks, *logs, *([validation] if validation else []), *saves]
         try:
             is_enough = validation.catch_up() if validation else False
@@ -112,7 +112,7 @@ def train(
             if checkpoints.step > first:
                 checkpoints.save()
         except KeyboardInterrupt:
-            raise _stopped(checkpoints, first, num_meta_steps) from None
+            raise _stopped(checkpoints, first, num_meta_steps, stops.has_waited) from None
         finally:
             stopping.release()
         return checkpoints.step - first
@@ -143,8 +143,14 @@ class _StopAtSignals(keras.callbacks.Callback):
     Before the first one there is nothing to wait for.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        #: Whether a meta-step has come to its end, its logs included, since the run was begun.
+        self.has_waited = False
+
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         stopping.hold()
+        self.has_waited = True
         if batch + 1 != self.params["steps"]:
             self._stop_if_asked()
 
@@ -182,10 +188,15 @@ class _RequireEpisodes(keras.callbacks.Callback):
         )
 
 
-def _stopped(checkpoints: Checkpoints, first: int, num_meta_steps: int) -> stopping.Stopped:
-    """Saves, and returns what says so."""
+def _stopped(
+    checkpoints: Checkpoints, first: int, num_meta_steps: int, has_waited: bool
+) -> stopping.Stopped:
+    """Saves, and returns what says so.
+
+    A first meta-step that was stopped before its logs were written is not saved, but made again.
+    """
     stopping.hold()
-    number, step = stopping.arrived(), checkpoints.step
+    number, step = stopping.arrived(), checkpoints.step if has_waited else first
     reached = f"{stopping.by_what(number)} after meta-step {step} of {num_meta_steps}"
     if step == 0:
         reached = f"{stopping.by_what(number)} before the first meta-step, with nothing to save"
