@@ -98,7 +98,8 @@ def train(
         validation = validate and Validation(
             validate, checkpoints, folder, saving, validate_every, keep_best, patience, workers
         )
-        saves = SaveCheckpoints(checkpoints, checkpoint_every, saving), _StopAtSignals(workers)
+        stops = _StopAtSignals(workers)
+        saves = SaveCheckpoints(checkpoints, checkpoint_every, saving), stops
         every = [*callbacks, *logs, *filter(None, [validation]), *saves]
         try:
             is_enough = validation.catch_up() if validation else False
@@ -115,7 +116,7 @@ def train(
             if checkpoints.step > first:
                 checkpoints.save()
         except KeyboardInterrupt:
-            raise _stopped(checkpoints, first, num_meta_steps, workers) from None
+            raise _stopped(checkpoints, first, num_meta_steps, stops) from None
         finally:
             stopping.release()
         return checkpoints.step - first
@@ -148,13 +149,16 @@ class _StopAtSignals(keras.callbacks.Callback):
 
     def __init__(self, workers: Workers) -> None:
         super().__init__()
-        self._workers = workers
+        self.workers = workers
+        #: Whether a meta-step has come to its end, its logs included, since the run was begun.
+        self.has_waited = False
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self._workers.announce()
+        self.workers.announce()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         stopping.hold()
+        self.has_waited = True
         if batch + 1 != self.params["steps"]:
             self._stop_if_asked()
 
@@ -162,7 +166,7 @@ class _StopAtSignals(keras.callbacks.Callback):
         self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
-        if self._workers.signal() is not None:
+        if self.workers.signal() is not None:
             raise KeyboardInterrupt
 
 
@@ -193,11 +197,15 @@ class _RequireEpisodes(keras.callbacks.Callback):
 
 
 def _stopped(
-    checkpoints: Checkpoints, first: int, num_meta_steps: int, workers: Workers
+    checkpoints: Checkpoints, first: int, num_meta_steps: int, stops: _StopAtSignals
 ) -> stopping.Stopped:
-    """Saves, and returns what says so."""
+    """Saves, and returns what says so.
+
+    A first meta-step that was stopped before its logs were written is not saved, but made again.
+    """
     stopping.hold()
-    number, step = workers.signal(), checkpoints.step
+    number = stops.workers.signal()
+    step = checkpoints.step if stops.has_waited else first
     reached = f"{stopping.by_what(number)} after meta-step {step} of {num_meta_steps}"
     if step == 0:
         reached = f"{stopping.by_what(number)} before the first meta-step, with nothing to save"

@@ -107,6 +107,16 @@ def test_a_signal_at_the_end_of_a_row_loses_no_row(learner, tmp_path):
     assert [row.split(",")[0] for row in rows] == ["2", "4", "5"]
 
 
+def test_a_signal_before_the_first_row_is_written_loses_no_row(learner, tmp_path):
+    learner.optimizer.iterations.assign(0)
+    with pytest.raises(stopping.Stopped, match="before the first meta-step, with nothing to save"):
+        train(learner, tmp_path, Signal(signal.SIGTERM, after=1), log_every=1)
+    learner.optimizer.iterations.assign(0)  # as in a new process
+    assert train(learner, tmp_path, num_meta_steps=2, log_every=1) == 2
+    rows = (tmp_path / training.LOG_FILE).read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["1", "2"]
+
+
 def test_a_stop_that_comes_out_as_another_error_is_a_stop():
     with pytest.raises(stopping.Stopped) as stopped, stopping.caught():  # noqa: PT012
         try:
