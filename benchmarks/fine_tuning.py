@@ -117,7 +117,7 @@ def _write_rows(path: pathlib.Path, names: list[str], rows: object) -> pathlib.P
 
 
 SETTINGS = (
-    Setting("Alpine, 50 points", "alpine", write_alpine, 0.5, 100, 0.001, "rmse", "RMSE"),
+    Setting("Alpine, 50 points", "alpine", write_alpine, 0.5, 100, 0.01, "rmse", "RMSE"),
     Setting("MovieLens, 25 ratings of a user", "movielens", write_ratings, 0.5, 10, 0.001, "rmse",
             "RMSE, stars"),
     Setting("Omniglot, 5 images of each character", "omniglot", write_characters, 0.75, 60, 0.001,
