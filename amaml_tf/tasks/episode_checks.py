@@ -143,7 +143,7 @@ _NUMBERING = "number the classes of each task from 0, or pass a larger num_outpu
 
 
 def _range(num_outputs: int, split: str) -> str:
-    return f"from 0 to {num_outputs - 1} in split {split!r}"
+    return f"from 0 to {num_outputs - 1} in the {split} split"
 
 
 def _labels(episode: Episode, form: EpisodeForm) -> Iterator[tuple[tf.Tensor, int]]:

@@ -108,7 +108,7 @@ def test_adjoint_solver_shares_the_flags_of_the_solver():
         ({"adjoint": "continuous", "adjoint_solver": "bdf"}, "Expected adjoint_solver to be one"),
         (
             {"adjoint": "continuous", "adjoint_solver": "dormand_prince", "step_size": 0.1},
-            "settings that solver runge_kutta_chebyshev has, got --step_size",
+            "Expected num_stages with step_size, got none",
         ),
         ({"algorithm": "maml", "adjoint_solver": "heun"}, "maml has, got --adjoint_solver"),
     ],

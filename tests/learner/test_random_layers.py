@@ -61,10 +61,13 @@ def model_of(name):
             inputs = keras.Input(shape)
             try:
                 values = call(made(RANDOM[name]), inputs)
+                values = LAYERS.Rescaling(0.01)(LAYERS.Flatten()(values))
+                model = keras.Model(inputs, LAYERS.Dense(1)(values))
+                for training in (False, True):  # Keras itself cannot run every shape that it builds
+                    model(tf.zeros((2, *shape)), training=training)
             except (ValueError, TypeError, IndexError):
                 continue
-            values = LAYERS.Rescaling(0.01)(LAYERS.Flatten()(values))
-            return keras.Model(inputs, LAYERS.Dense(1)(values)), shape
+            return model, shape
     raise AssertionError(f"give {name} inputs that it takes")
 
 

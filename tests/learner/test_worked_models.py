@@ -28,7 +28,8 @@ def transformer(num_blocks=3, width=8, steps=6):
 
 
 def lstm():
-    return keras.Sequential([keras.Input((6, 2)), LAYERS.LSTM(8), LAYERS.Dense(1)])
+    inputs = keras.Input((6, 2))
+    return keras.Model(inputs, LAYERS.Dense(1)(LAYERS.LSTM(8)(inputs)))
 
 
 def of_two_inputs():

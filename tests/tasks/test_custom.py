@@ -162,8 +162,8 @@ def test_data_sets_of_another_form():
 @pytest.mark.parametrize(
     ("labels", "weight", "sentence"),
     [
-        ([0, 1, 2, 0], None, "Expected labels from 0 to 1 in split 'train', got"),
-        ([0, 1, -1, 0], None, "Expected labels from 0 to 1 in split 'train', got"),
+        ([0, 1, 2, 0], None, "Expected labels from 0 to 1 in the train split, got"),
+        ([0, 1, -1, 0], None, "Expected labels from 0 to 1 in the train split, got"),
         ([0, 1, -1, 9], [1, 2, 0, 0], None),
     ],
     ids=["too large", "negative", "where the weight is 0"],
