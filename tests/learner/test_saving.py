@@ -83,7 +83,8 @@ def unusual(kind):
             given[name] = 2 * default
         elif isinstance(default, float):
             given[name] = 0.7 * default
-    if "rtol" in inspect.signature(kind).parameters:  # steps of a fixed size have no tolerances, and adaptive ones one order
+    if "rtol" in inspect.signature(kind).parameters:
+        # Steps of a fixed size have no tolerances, and adaptive ones have one order.
         for name in ("step_size", "order"):
             given.pop(name, None)
     return given
