@@ -103,8 +103,7 @@ def train(
         every = [*callbacks, *logs, *filter(None, [validation]), *saves]
         try:
             is_enough = validation.catch_up() if validation else False
-            while checkpoints.step < num_meta_steps and not is_enough:
-                step = checkpoints.step
+            while (step := checkpoints.step) < num_meta_steps and not is_enough:
                 stream = family.episodes("train", batch_size=meta_batch_size, seed=seed, start=step)
                 learner.fit(
                     skipping(stream, skip_episodes, meta_batch_size, step),
