@@ -30,7 +30,7 @@ def network(*output_sizes):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((3,))
     x = LAYERS.Dense(4, "tanh")(inputs)
-    outputs = [LAYERS.Dense(size)(x) for size in output_sizes]
+    outputs = [LAYERS.Dense(size, name=f"head_{n}")(x) for n, size in enumerate(output_sizes)]
     return keras.Model(inputs, outputs if len(outputs) > 1 else outputs[0])
 
 
