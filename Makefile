@@ -42,7 +42,7 @@ quickstart: $(RUNTIME) ## set up and meta-learn a small example, with a picture 
 # A TensorFlow process takes about 1 GB, so there are at most four, however many cores there are.
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
-test: $(DEVELOPMENT) ## set up and run the tests but the long ones, in eleven minutes on two cores
+test: $(DEVELOPMENT) ## set up and run the tests but the long ones, in nine minutes on two cores
 	@$(PYTEST) -m "not long" $(PYTEST_ARGS)
 
 test-long: $(DEVELOPMENT) ## set up and run the long tests

@@ -159,3 +159,9 @@ def test_the_lock_file_satisfies_the_declared_requirements():
         found = re.match(r"([\w-]+)(.*?)(;.*)?$", text.split("#")[0].strip())
         if found and found[1] and not found[3]:
             assert SpecifierSet(found[2]).contains(locked[found[1]]), text
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """Pytest imports them by their names alone."""
+    names = [path.name for path in (rules.ROOT / "tests").rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
