@@ -50,6 +50,8 @@ RANDOM = {
 
 def made(kind):
     given = keras_lists.required(kind, KNOWN)
+    if kind is LAYERS.RandomPosterization:
+        given["factor"] = 4  # bits
     if "dropout" in inspect.signature(kind).parameters:
         given["dropout"] = 0.5
     return kind(**given, seed=1)
