@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from amaml_tf.algorithms.base import REGISTRY, MetaDiagnostics, MetaGradients
+from amaml_tf.algorithms.base import REGISTRY, MetaDiagnostics, MetaGradients, places_of
 from amaml_tf.algorithms.flow_based import FlowBased
 from amaml_tf.algorithms.learned_flow import LearnedFlow
 from amaml_tf.algorithms.task_weights import TaskWeights, arrived
@@ -117,19 +117,20 @@ class AdjointMAML(FlowBased):
         """Returns how long to adapt each task of a meta-update: a scalar, or `[B]`."""
         if self.shortest_time is None:
             return self.final_time()
-        if places is not None:  # these are some tasks of a batch
-            pass
-        elif isinstance(num_tasks, int):
-            if num_tasks < 2:
-                raise UsageError(
-                    f"Expected batches of 2 tasks or more with shortest_time={self.shortest_time}, "
-                    "whose times are spread over a batch, got 1 task; use more tasks, or leave it "
-                    "out."
-                )
-            places = (np.arange(num_tasks) + 0.5) / num_tasks
-        else:
-            places = (tf.range(num_tasks, dtype=dtype) + 0.5) / tf.cast(num_tasks, dtype)
+        if places is None:  # these are all tasks of a batch
+            places = self._places(num_tasks, dtype)
         return self.shortest_time * (self.flow.final_time / self.shortest_time) ** places
+
+    def _places(self, num_tasks: int | tf.Tensor, dtype: tf.DType) -> np.ndarray | tf.Tensor:
+        """Returns where each task stands in its batch, `[B]`."""
+        if not isinstance(num_tasks, int):
+            return places_of(num_tasks, dtype)
+        if num_tasks < 2:
+            raise UsageError(
+                f"Expected batches of 2 tasks or more with shortest_time={self.shortest_time}, "
+                "whose times are spread over a batch, got 1 task; use more tasks, or leave it out."
+            )
+        return (np.arange(num_tasks) + 0.5) / num_tasks
 
     def meta_gradients(
         self,

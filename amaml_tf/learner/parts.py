@@ -129,11 +129,6 @@ class Split:
         return self._replicas(of_some, values, tasks, number)
 
 
-def places(num_tasks: int | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Returns where each task stands in its meta-batch, `[B]`: (i + 1/2) / B."""
-    return (tf.range(num_tasks, dtype=dtype) + 0.5) / tf.cast(num_tasks, dtype)
-
-
 def cut(tasks: T, begin: int | tf.Tensor, end: int | tf.Tensor) -> T:
     """Returns the tasks `begin` to `end` (without it) of a structure with the task axis first."""
     return tf.nest.map_structure(lambda each: each[begin:end], tasks)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
-from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics, MetaGradients
+from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics, MetaGradients, places_of
 from amaml_tf.algorithms.task_weights import arrived
 from amaml_tf.aliases import Outputs, Scalar, Tensors
 from amaml_tf.episodes import Episodes, Examples, number_of_tasks
@@ -24,7 +24,7 @@ from amaml_tf.functional.model import FunctionalModel, State
 from amaml_tf.functional.parameters import Parameters, for_every_task
 from amaml_tf.functional.query_statistics import Queries
 from amaml_tf.learner.curves import Predictions
-from amaml_tf.learner.parts import MetaStep, Part, Split, places
+from amaml_tf.learner.parts import MetaStep, Part, Split
 from amaml_tf.learner.registered_gradients import RegisteredGradients
 from amaml_tf.learner.values import Values
 from amaml_tf.solvers.diagnostics import Diagnostics
@@ -153,7 +153,7 @@ class Programs:
             return self._meta_step(
                 Values.of(self._function, self._algorithm), (episodes, None), with_before
             )
-        tasks = episodes, places(number_of_tasks(episodes), self._function.dtype)
+        tasks = episodes, places_of(number_of_tasks(episodes), self._function.dtype)
         part = self._parts("meta_step", tasks, with_before)
         return MetaStep.of(part, len(self._function.model.trainable_variables))
 
