@@ -3,9 +3,9 @@
 Dense networks are fastest as one vectorised program compiled by XLA. On a CPU, convolutions with
 different filters for each task have no fast vectorised kernel: they are fastest task by task, in
 parallel, without XLA. Recurrent layers also run task by task, because TensorFlow cannot vectorise
-the second derivative of their loop, and so do large models on a CPU, which would take minutes to
-compile. What a user brings may fit neither vectorisation nor XLA, so
-the way is chosen by trying.
+the second derivative of their loop. Other large models on a CPU would take minutes to compile as
+one program; XLA compiles the derivatives of their loss alone. What a user brings may fit neither
+vectorisation nor XLA, so the way is chosen by trying.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -76,15 +76,25 @@ _CONVOLUTIONS = (
 
 
 class Execution(NamedTuple):
-    """Whether tasks are vectorised (otherwise mapped), and whether XLA compiles the meta-step."""
+    """How a batch of tasks is executed.
+
+    Attributes:
+        vectorize: whether tasks are vectorised; otherwise they are mapped.
+        jit_compile: whether XLA compiles the meta-step.
+        jit_derivatives: whether XLA compiles the derivatives of the support loss of one task, and
+            nothing around them.
+    """
 
     vectorize: bool
     jit_compile: bool
+    jit_derivatives: bool = False
 
     @property
     def name(self) -> str:
         """The way of execution in words."""
         how = "as one vectorised program" if self.vectorize else "task by task"
+        if self.jit_derivatives:
+            return f"{how}, with derivatives compiled by XLA"
         return f"{how}, {'with' if self.jit_compile else 'without'} XLA"
 
 
@@ -135,14 +145,20 @@ def ways(
             f"Expected vectorize to be 'auto' or 'off' for {model.name!r}, which has recurrent "
             "layers, got 'on'. TensorFlow cannot vectorise the second derivative of their loops."
         )
-    candidates = [Execution(True, True), Execution(True, False), Execution(False, False)]
+    candidates = [
+        Execution(True, True),
+        Execution(True, False),
+        Execution(False, False, jit_derivatives=True),
+        Execution(False, False),
+    ]
     if recurrent or (convolutional and on_cpu):
-        candidates = candidates[2:]
+        candidates = candidates[-1:]
     if vectorize != "auto":
         candidates = [way for way in candidates if way.vectorize == (vectorize == "on")]
         candidates = candidates or [Execution(vectorize == "on", vectorize == "on")]
     if jit_compile != "auto":
-        wanted = [way._replace(jit_compile=jit_compile == "on") for way in candidates]
+        whole = jit_compile == "on"
+        wanted = [way._replace(jit_compile=whole, jit_derivatives=False) for way in candidates]
         candidates = list(dict.fromkeys(wanted))
     return candidates
 
@@ -200,28 +216,29 @@ def require_compilable(program: tf.types.experimental.ConcreteFunction) -> None:
     compiler_ir.from_concrete_function(program, specs)(stage="hlo_serialized")
 
 
-def require_vectorizable(
-    program: tf.types.experimental.ConcreteFunction, *, if_quick: bool = False
-) -> None:
-    """Raises an error if the traced program of one task cannot be vectorised over tasks.
-
-    Args:
-        program: the program.
-        if_quick: whether to raise it as well if that would take too long.
-    """
-    definition = program.graph.as_graph_def()
-    nodes = [node for function in definition.library.function for node in function.node_def]
-    nodes += definition.node
-    on_cpu = not tf.config.list_physical_devices("GPU")
-    if if_quick and on_cpu and len(nodes) > _MOST_OPERATIONS:
-        raise NotImplementedError(
-            f"to vectorise its {len(nodes)} operations takes long; vectorize='on' does it"
-        )
-    found = sorted({node.op for node in nodes} & _NOT_VECTORISED)
+def require_fixed_sizes(program: tf.types.experimental.ConcreteFunction) -> None:
+    """Raises an error if sizes in the traced program of one task depend on values."""
+    found = sorted({node.op for node in _nodes(program)} & _NOT_VECTORISED)
     if found:
         raise NotImplementedError(
-            f"it has operations that cannot be vectorised: {', '.join(found)}"
+            f"it has operations whose results have sizes that depend on values: {', '.join(found)}"
         )
+
+
+def require_quickly_vectorizable(program: tf.types.experimental.ConcreteFunction) -> None:
+    """Raises an error if the traced program of one task takes too long to vectorise."""
+    count = len(_nodes(program))
+    on_cpu = not tf.config.list_physical_devices("GPU")
+    if on_cpu and count > _MOST_OPERATIONS:
+        raise NotImplementedError(
+            f"to vectorise its {count} operations takes long; vectorize='on' does it"
+        )
+
+
+def _nodes(program: tf.types.experimental.ConcreteFunction) -> list[Any]:
+    definition = program.graph.as_graph_def()
+    nodes = [node for function in definition.library.function for node in function.node_def]
+    return [*nodes, *definition.node]
 
 
 def _first_line(error: Exception) -> str:

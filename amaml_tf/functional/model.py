@@ -15,6 +15,7 @@ from amaml_tf.functional.checks import check_model, refuse_losses_of_activities
 from amaml_tf.functional.example_pieces import Whole, over_support
 from amaml_tf.functional.example_weights import blanked, counting_inputs
 from amaml_tf.functional.loss import Loss, LossWeights, TaskLoss
+from amaml_tf.functional.mapping import map_tasks
 from amaml_tf.functional.parameters import ParameterVectors, is_noise
 
 T = TypeVar("T")
@@ -71,9 +72,10 @@ class FunctionalModel(ParameterVectors):
         self.loss = TaskLoss(loss, self.dtype, loss_weights, names)
         self.arrange(vectorize)
 
-    def arrange(self, vectorize: bool) -> None:
-        """Changes whether the tasks are evaluated as one vectorised program; traces anew."""
+    def arrange(self, vectorize: bool, *, jit_derivatives: bool = False) -> None:
+        """Changes how the tasks are evaluated, see `Execution`; traces anew."""
         self.vectorize = vectorize
+        self._jit_derivatives = jit_derivatives
         # Traced once and called from every loop: a solver's graph has one copy of each.
         self.gradient = tf.function(self._gradient, autograph=False)
         self.curvature = tf.function(self._curvature, autograph=False)
@@ -247,7 +249,9 @@ class FunctionalModel(ParameterVectors):
     ) -> tuple[tf.Tensor, ...]:
         if self._examples_per_step is not None:
             example_pieces.require_separate(self.model, self.predict, examples[0])
-        return over_support(one, vectors, examples, like, self._map, self._examples_per_step)
+        return over_support(
+            one, vectors, examples, like, self._map_derivatives, self._examples_per_step
+        )
 
     def _query(
         self,
@@ -286,17 +290,12 @@ class FunctionalModel(ParameterVectors):
         return self._map(one, (adapted, held, *examples))
 
     def _map(self, one: Callable[[tuple[Tensors, ...]], T], tasks: tuple[Tensors, ...]) -> T:
-        if tf.nest.flatten(tasks)[0].shape[0] == 1:  # LiteRT has no map_fn
-            one_result = one(tf.nest.map_structure(lambda v: v[0], tasks))
-            return tf.nest.map_structure(lambda v: v[tf.newaxis], one_result)
-        if self.vectorize:
-            return tf.vectorized_map(one, tasks, warn=False)
-        # Traced once, for the types of its results and for the loop.
-        traced = tf.function(one, autograph=False)
-        task = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape[1:], v.dtype), tasks)
-        results = traced.get_concrete_function(task).structured_outputs
-        signature = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), results)
-        return tf.map_fn(traced, tasks, fn_output_signature=signature, parallel_iterations=8)
+        return map_tasks(one, tasks, vectorize=self.vectorize)
+
+    def _map_derivatives(
+        self, one: Callable[[tuple[Tensors, ...]], T], tasks: tuple[Tensors, ...]
+    ) -> T:
+        return map_tasks(one, tasks, vectorize=self.vectorize, jit_compile=self._jit_derivatives)
 
 
 def _dense_gradient(tape: tf.GradientTape, loss: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -210,6 +210,13 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         self._programs.gradients.note()
         self.function.advance_noise()
         return self._log(data, (result.losses, result.outputs), before, result.diagnostics)
+
+    def make_train_function(self, force: bool = False) -> Callable[..., Any]:
+        """Compiles the meta-update, as `keras.Model.fit` has it done."""
+        # Variables that the first trace creates would make TensorFlow trace everything twice.
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
 
     def test_step(self, data: Sequence[Any]) -> dict[str, tf.Tensor]:
         """Adapts to the support sets of a batch and evaluates on its query sets."""

@@ -103,8 +103,7 @@ class Programs:
 
     def _arrange(self, way: Execution) -> None:
         self.execution = way
-        if self._function.vectorize != way.vectorize:
-            self._function.arrange(way.vectorize)
+        self._function.arrange(way.vectorize, jit_derivatives=way.jit_derivatives)
         # What XLA compiles ends before the failure check, which XLA would remove.
         self._programs: dict[str, Any] = {
             name: self._compiled(program, jit_compile=way.jit_compile)
@@ -126,15 +125,20 @@ class Programs:
 
     def _try(self, name: str, specs: Any) -> None:
         others = any(not way.vectorize for way in self._ways)
+        values, tasks, *_ = specs
+        support = tasks[0] if name == "meta_gradients" else tasks
+
+        @functools.cache
+        def loss_of_one() -> tf.types.experimental.ConcreteFunction:
+            return self._function.of_one_task(support, values.state)
 
         def attempt(way: Execution) -> None:
             if way != self.execution:
                 self._arrange(way)
-            if way.vectorize:
-                values, tasks, *_ = specs
-                support = tasks[0] if name == "meta_gradients" else tasks
-                one = self._function.of_one_task(support, values.state)
-                execution.require_vectorizable(one, if_quick=others)
+            if way.vectorize or way.jit_derivatives:
+                execution.require_fixed_sizes(loss_of_one())
+            if way.vectorize and others:
+                execution.require_quickly_vectorizable(loss_of_one())
             program = self._programs[name].get_concrete_function(*specs)
             if way.jit_compile and not execution.inside_xla():
                 execution.require_compilable(program)

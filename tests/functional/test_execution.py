@@ -8,10 +8,12 @@ import pytest
 import tensorflow as tf
 
 import amaml_tf as amaml
+from amaml_tf.functional import execution
 from amaml_tf.functional.execution import Execution
 
 LAYERS = keras.layers
 VECTORISED, SIDE_BY_SIDE = Execution(True, False), Execution(False, False)
+COMPILED_DERIVATIVES = Execution(False, False, jit_derivatives=True)
 
 
 def episodes(missing=0.0):
@@ -51,14 +53,25 @@ class Halving(keras.layers.Layer):
 
 
 CASES = {
+    "a large model": ("mse", (), COMPILED_DERIVATIVES),
+    "a large model that XLA cannot compile": (of_python, (), SIDE_BY_SIDE),
     "sizes that depend on values": (of_finite, (), SIDE_BY_SIDE),
     "a loop that depends on values": ("mse", (Halving,), VECTORISED),
     "python code": (of_python, (), VECTORISED),
 }
 
 
+@pytest.fixture
+def every_model_is_large(monkeypatch):
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("Only CPUs take long to vectorise a large model.")
+    monkeypatch.setattr(execution, "_MOST_OPERATIONS", 1)
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_what_a_user_brings_trains_by_default(name, caplog):
+def test_what_a_user_brings_trains_by_default(name, caplog, request):
+    if "large" in name:
+        request.getfixturevalue("every_model_is_large")
     loss, layers, expected = CASES[name]
     batch = episodes(np.nan if loss is of_finite else 0.0)
     learner = learner_of(loss, *(layer() for layer in layers))
@@ -107,3 +120,15 @@ def test_a_mistake_of_the_user_is_not_tried_again(caplog):
     with pytest.raises(ValueError, match="incompatible with the layer"):
         learner.meta_gradients(((tf.concat([x, x], axis=-1), y), query))
     assert not [r for r in caplog.records if r.name.startswith("amaml_tf")]
+
+
+@pytest.mark.usefixtures("every_model_is_large")
+def test_one_task_of_a_large_model():
+    (support, query), one = episodes(), slice(0, 1)
+    batch = tf.nest.map_structure(lambda v: v[one], (support, query))
+    learner = learner_of("mse")
+    found = learner.meta_gradients(batch)
+    assert learner.execution == COMPILED_DERIVATIVES
+    plain = learner_of("mse", vectorize="off", jit_compile="off")
+    for one, other in zip(found.gradients, plain.meta_gradients(batch).gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

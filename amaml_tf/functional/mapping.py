@@ -1,0 +1,46 @@
+"""A function of one task, for each task of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import tensorflow as tf
+
+from amaml_tf.aliases import Tensors
+from amaml_tf.functional.execution import require_compilable
+
+T = TypeVar("T")
+
+
+def map_tasks(
+    one: Callable[[tuple[Tensors, ...]], T],
+    tasks: tuple[Tensors, ...],
+    *,
+    vectorize: bool,
+    jit_compile: bool = False,
+) -> T:
+    """Returns the results of `one` for every task, the task axis first.
+
+    Args:
+        one: a function of one task.
+        tasks: tensors with the task axis first.
+        vectorize: whether to make one program of all tasks; otherwise they are computed in
+            parallel, each by itself.
+        jit_compile: whether XLA compiles `one`, if tasks are computed each by itself.
+    """
+    if tf.nest.flatten(tasks)[0].shape[0] == 1:  # LiteRT has no map_fn
+        one = tf.function(one, autograph=False, jit_compile=True) if jit_compile else one
+        result = one(tf.nest.map_structure(lambda v: v[0], tasks))
+        return tf.nest.map_structure(lambda v: v[tf.newaxis], result)
+    if vectorize:
+        return tf.vectorized_map(one, tasks, warn=False)
+    # Traced once, for the types of its results and for the loop.
+    traced = tf.function(one, autograph=False, jit_compile=jit_compile)
+    task = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape[1:], v.dtype), tasks)
+    program = traced.get_concrete_function(task)
+    if jit_compile:
+        require_compilable(program)
+    results = program.structured_outputs
+    signature = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), results)
+    return tf.map_fn(traced, tasks, fn_output_signature=signature, parallel_iterations=8)
