@@ -124,7 +124,7 @@ def publish(folder: Path, root: Path, version: int | None) -> Path:
 
 def is_count(value: object) -> bool:
     """Returns whether `value` is a whole number from 1 on."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def keep_newest(root: Path, count: int, written: Path) -> None:
