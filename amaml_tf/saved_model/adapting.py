@@ -199,6 +199,9 @@ class Adapter:
             if classes is not None:
                 name = f"support_y{end}"
                 checks.append(validation.is_between(name, values, 0, classes - 1, "labels"))
+            elif end in self.interface.probabilities:
+                name = f"support_y{end}"
+                checks.append(validation.is_between(name, values, 0, 1, "probabilities"))
             elif values.dtype.is_floating:
                 checks.append(validation.is_finite(f"support_y{end}", values))
         return checks
@@ -290,17 +293,17 @@ def _weight_checks(weight: tf.Tensor, any_number: bool) -> list[Check]:
         fine, words = tf.equal(weight, 0) | tf.equal(weight, 1), "0 or 1"
     return [
         Check(
-            tf.reduce_any(weight > 0),
-            lambda: tf.constant(
-                "Expected support_weight above 0 for at least 1 row of a task, got none; send a "
-                "labelled example to adapt to."
-            ),
-        ),
-        Check(
             tf.reduce_all(fine),
             lambda: tf.constant(
                 f"Expected support_weight of {words}, got others; leave an example out with "
                 "weight 0."
+            ),
+        ),
+        Check(
+            tf.reduce_any(weight > 0),
+            lambda: tf.constant(
+                "Expected support_weight above 0 for at least 1 row of a task, got none; send a "
+                "labelled example to adapt to."
             ),
         ),
     ]

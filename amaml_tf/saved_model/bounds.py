@@ -9,6 +9,7 @@ import math
 from amaml_tf.algorithms.base import Algorithm
 from amaml_tf.algorithms.flow_based import FlowBased
 from amaml_tf.errors import UsageError
+from amaml_tf.saved_model.versions import is_count
 from amaml_tf.solvers.solution import num_fixed_steps
 from amaml_tf.solvers.tfp_solver import OneStepSolver
 
@@ -35,7 +36,7 @@ class Bounds:
         max_tasks: tasks of a request to `adapt_and_predict_batch`.
 
     Raises:
-        UsageError: a bound is below 1.
+        UsageError: a bound is no whole number from 1 on.
     """
 
     max_gradient_evaluations: int = EVALUATIONS
@@ -45,8 +46,10 @@ class Bounds:
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if value < 1:
-                raise UsageError(f"Expected {name} to be 1 or more, got {value}; pass a larger.")
+            if not is_count(value):
+                raise UsageError(
+                    f"Expected {name} to be a whole number from 1 on, got {value!r}; pass one."
+                )
 
 
 def default_bounds(

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from amaml_tf.algorithms.flow_based import FlowBased
 from amaml_tf.aliases import PathLike
-from amaml_tf.errors import ExportNotFoundError
+from amaml_tf.errors import ExportNotFoundError, UsageError
 from amaml_tf.files import write_atomically
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.provenance import provenance
@@ -23,10 +23,18 @@ from amaml_tf.saved_model.card import model_card
 from amaml_tf.saved_model.interface import Specs
 from amaml_tf.saved_model.signatures import Signature
 from amaml_tf.saved_model.versions import EXTRA, find_version
+from amaml_tf.user_files import read_json
 
 CONTRACT = EXTRA / "initialization.json"
 CARD = EXTRA / "README.md"
 FORMAT = 1
+
+#: What every contract of this format has.
+_NAMES = {
+    *("created", "algorithm", "task", "final_time", "solver", "loss", "meta_step", "inputs"),
+    *("targets", "outputs", "parameters", "units_in_words", "class_names", "bounds"),
+    *("batch_normalization", "signatures", "evaluation", "versions", "commit"),
+}
 
 #: Plain values, as JSON has them.
 Contract: TypeAlias = dict[str, Any]
@@ -101,6 +109,7 @@ def read_contract(directory: PathLike) -> Contract:
 
     Raises:
         ExportNotFoundError: there is no export, or one without a contract.
+        UsageError: the file is damaged, or of another version of this library.
     """
     path = find_version(directory) / CONTRACT
     if not path.is_file():
@@ -108,7 +117,15 @@ def read_contract(directory: PathLike) -> Contract:
             f"Expected an export with a contract, got none in {path.parent}; export the "
             "initialization again with this version."
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    expected = "the contract of an export"
+    found = read_json(path, expected)
+    number = found.get("format") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or number != FORMAT or _NAMES - found.keys():
+        raise UsageError(
+            f"Expected {expected} of format {FORMAT}, got {path} of format {number!r}, or a part "
+            "of one; export the initialization again with this version."
+        )
+    return found
 
 
 def describe(directory: PathLike) -> str:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from amaml_tf.aliases import Tensors
 from amaml_tf.errors import UsageError
 from amaml_tf.functional.model import FunctionalModel
+from amaml_tf.saved_model.class_names import check_class_names, from_logits
 from amaml_tf.units import Units
 
 #: Shapes and dtypes by the end of a name: "" for the only input, "_left" for one of several.
@@ -31,6 +32,7 @@ class Interface:
         statistics: specs of the statistics of batch normalization, likewise, if predictions after
             adaptation use those of the support set.
         labels: for each of the targets, the number of classes, or None if they are no labels.
+        probabilities: the targets that are probabilities, such as 0 or 1 of two classes.
         units: how raw units become those of the model; None: requests have the model's.
         class_names: names of the classes, for classifiers; empty: answers do not name them.
         from_logits: whether the predictions of a classifier are logits, not probabilities.
@@ -44,6 +46,7 @@ class Interface:
     parameters: Specs
     statistics: Specs
     labels: Mapping[str, int | None]
+    probabilities: frozenset[str]
     units: Units | None
     class_names: tuple[str, ...]
     from_logits: bool
@@ -71,7 +74,8 @@ def interface_of(
         query_statistics: "support" or "batch", see `save_initialization`.
 
     Raises:
-        UsageError: the model has no `Input`, or `units` or `class_names` do not fit it.
+        UsageError: the model has no `Input`, two inputs or outputs would have one name, or
+            `target_spec`, `units` or `class_names` do not fit it.
     """
     model = function.model
     inputs = _input_specs(model, input_spec)
@@ -86,7 +90,7 @@ def interface_of(
             )
         inputs = {"": units.inputs.spec(inputs[""].shape, inputs[""].dtype.name)}
     if class_names:
-        _check_class_names(class_names, labels)
+        check_class_names(class_names, labels)
     return Interface(
         inputs={name: _any_size(spec) for name, spec in inputs.items()},
         targets={name: _any_size(spec) for name, spec in targets.items()},
@@ -97,25 +101,28 @@ def interface_of(
             statistics_of(function) if query_statistics == "support" else [],
         ),
         labels=labels,
+        probabilities=_probabilities(function, outputs),
         units=units,
         class_names=tuple(class_names),
-        from_logits=bool(class_names) and _from_logits(function.loss.given),
+        from_logits=bool(class_names) and from_logits(function.loss.given),
         takes_weights=_takes_weights(function, packed),
     )
 
 
 def packed_inputs(model: keras.Model, inputs: Mapping[str, Tensors]) -> Tensors:
     """Returns inputs by name as the model takes them."""
-    if len(inputs) == 1:
-        return next(iter(inputs.values()))
-    return keras.tree.pack_sequence_as(model.input, list(inputs.values()))
+    return _packed(getattr(model, "input", None), list(inputs.values()))
 
 
 def packed_targets(model: keras.Model, targets: Mapping[str, Tensors]) -> Tensors:
     """Returns targets by name as the loss takes them."""
-    if len(targets) == 1:
-        return next(iter(targets.values()))
-    return keras.tree.pack_sequence_as(model.output, list(targets.values()))
+    return _packed(getattr(model, "output", None), list(targets.values()))
+
+
+def _packed(structure: Tensors | None, values: list[Tensors]) -> Tensors:
+    if len(values) == 1 and not isinstance(structure, dict):
+        return values[0]
+    return keras.tree.pack_sequence_as(structure, values)
 
 
 def statistics_of(function: FunctionalModel) -> list[keras.Variable]:
@@ -157,15 +164,26 @@ def _input_specs(model: keras.Model, given: tf.TensorSpec | None) -> Specs:
             "Expected a model with a keras.Input to export, got 0 of them; pass "
             "input_spec=tf.TensorSpec([None, ...])."
         )
-    names = _ends(model.input_names if hasattr(model, "input_names") else [i.name for i in inputs])
+    names = _ends(
+        model.input_names if hasattr(model, "input_names") else [i.name for i in inputs], "inputs"
+    )
     return {
         name: tf.TensorSpec(each.shape, each.dtype)
         for name, each in zip(names, inputs, strict=True)
     }
 
 
-def _ends(names: Sequence[str]) -> list[str]:
-    return [""] if len(names) == 1 else [f"_{re.sub(r'[^A-Za-z0-9_]', '_', n)}" for n in names]
+def _ends(names: Sequence[str], kind: str) -> list[str]:
+    """Returns the ends of the names of `kind`, inputs or outputs, of letters that servers take."""
+    if len(names) == 1:
+        return [""]
+    ends = [f"_{re.sub(r'[^A-Za-z0-9_]', '_', name)}" for name in names]
+    if len(set(ends)) < len(ends):
+        raise UsageError(
+            f"Expected {kind} whose names differ in letters from A to Z, digits or underscores, "
+            f"got {', '.join(names)}; give them other names."
+        )
+    return ends
 
 
 def _output_specs(function: FunctionalModel, packed: Tensors) -> Specs:
@@ -176,16 +194,15 @@ def _output_specs(function: FunctionalModel, packed: Tensors) -> Specs:
     specs = keras.tree.flatten(outputs.structured_outputs)
     if len(specs) == 1:
         return {"": tf.TensorSpec(specs[0].shape, specs[0].dtype)}
-    names = _ends(function.model.output_names)
+    names = _ends(function.model.output_names, "outputs")
     return {n: tf.TensorSpec(spec.shape, spec.dtype) for n, spec in zip(names, specs, strict=True)}
 
 
 def _target_specs(
     function: FunctionalModel, outputs: Specs, given: tf.TensorSpec | None
 ) -> tuple[Specs, dict[str, int | None]]:
-    if given is not None and len(outputs) == 1:
-        labels = given.dtype.is_integer and len(given.shape) < len(outputs[""].shape)
-        return {"": given}, {"": outputs[""].shape[-1] if labels else None}
+    if given is not None:
+        return _given_targets(function, outputs, given)
     flags = itertools.product((False, True), repeat=len(outputs))
     for are_labels in sorted(flags, key=sum):  # targets like the outputs first
         targets = {
@@ -203,6 +220,56 @@ def _target_specs(
     )
 
 
+def _given_targets(
+    function: FunctionalModel, outputs: Specs, given: tf.TensorSpec
+) -> tuple[Specs, dict[str, int | None]]:
+    if (
+        len(outputs) != 1
+        or given.dtype == tf.string
+        or not _takes(function, {"": _any_size(given)}, outputs)
+    ):
+        raise UsageError(
+            "Expected target_spec of targets that the loss takes, for a model with one output, got "
+            f"{given.dtype.name} {given.shape} for {len(outputs)}; leave it out."
+        )
+    shape, classes = list(given.shape), outputs[""].shape[-1]
+    if shape[-1:] == [1] and classes != 1 and len(shape) == len(outputs[""].shape):
+        shape.pop()  # Keras takes labels of shape [n, 1] as well
+    labels = given.dtype.is_integer and len(shape) < len(outputs[""].shape)
+    return {"": given}, {"": classes if labels else None}
+
+
+#: Losses that Keras computes for any targets, though only those from 0 to 1 have a meaning.
+_OF_PROBABILITIES = (
+    keras.losses.binary_crossentropy,
+    keras.losses.binary_focal_crossentropy,
+    keras.losses.categorical_crossentropy,
+    keras.losses.categorical_focal_crossentropy,
+)
+
+
+def _probabilities(function: FunctionalModel, outputs: Specs) -> frozenset[str]:
+    given = function.loss.given
+    losses = keras.tree.flatten(given)
+    names = getattr(function.model, "output_names", ())
+    if isinstance(given, Mapping) and set(names) == set(given):
+        losses = [given[name] for name in names]
+    if len(losses) == 1:
+        losses *= len(outputs)
+    return frozenset(
+        end for end, loss in zip(outputs, losses, strict=False) if _of_probabilities(loss)
+    )
+
+
+def _of_probabilities(loss: object) -> bool:
+    if isinstance(loss, str):
+        try:
+            loss = keras.losses.get(loss)
+        except ValueError:
+            return False  # one of the names by which Keras looks at the shapes
+    return getattr(loss, "fn", loss) in _OF_PROBABILITIES
+
+
 def _takes(function: FunctionalModel, targets: Specs, outputs: Specs) -> bool:
     model = function.model
     given = packed_targets(model, targets), packed_targets(model, outputs)
@@ -211,20 +278,6 @@ def _takes(function: FunctionalModel, targets: Specs, outputs: Specs) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _check_class_names(names: Sequence[str], labels: Mapping[str, int | None]) -> None:
-    (classes,) = labels.values() if len(labels) == 1 else (None,)
-    if classes is None:
-        raise UsageError(
-            "Expected a classifier with one output for class_names, got a model of another kind; "
-            "leave class_names out."
-        )
-    if len(names) != classes:
-        raise UsageError(
-            f"Expected {classes} class_names, one for each class, got {len(names)}; name them in "
-            "the order of the labels."
-        )
 
 
 def _takes_weights(function: FunctionalModel, packed: Tensors) -> bool:
@@ -241,17 +294,6 @@ def _takes_weights(function: FunctionalModel, packed: Tensors) -> bool:
     except UsageError:
         return False
     return True
-
-
-def _from_logits(loss: object) -> bool:
-    if isinstance(loss, str):
-        return False  # as Keras makes it
-    if isinstance(loss, keras.losses.Loss) and "from_logits" in loss.get_config():
-        return bool(loss.get_config()["from_logits"])
-    raise UsageError(
-        "Expected a cross-entropy of Keras for class_names, which says whether outputs are logits, "
-        f"got {loss!r}; leave class_names out."
-    )
 
 
 def _any_size(spec: tf.TensorSpec) -> tf.TensorSpec:

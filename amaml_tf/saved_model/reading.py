@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 
 import keras
@@ -23,7 +25,7 @@ def load_initialization(
 
     Raises:
         ExportNotFoundError: if there is no export.
-        UsageError: if Keras cannot rebuild the model.
+        UsageError: if the file is damaged, or Keras cannot rebuild the model.
     """
     path = find_version(directory) / KERAS_MODEL
     if not path.exists():
@@ -31,11 +33,19 @@ def load_initialization(
             f"Expected an export of save_initialization, got a SavedModel without {path}; read it "
             "with tf.saved_model.load, or export the initialization again."
         )
+    damaged = (
+        f"Expected a whole Keras file, got a damaged one, {path}; copy the version again, or "
+        "export it again."
+    )
+    if not zipfile.is_zipfile(path):
+        raise UsageError(damaged)
     try:
         # Safe mode runs no code that the file holds, whatever the process has allowed elsewhere.
         return keras.models.load_model(
             path, custom_objects=custom_objects, compile=False, safe_mode=True
         )
+    except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(damaged) from error
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"Expected {path} to hold a model that Keras can build again, got {_reason(error)!r}; "

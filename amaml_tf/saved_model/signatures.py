@@ -165,8 +165,8 @@ class Signatures:
         checks = self._support_checks(given, specs, 0)
         time = adapter.final_time()
         if "final_time" in given:
-            time = given["final_time"]
-            checks.append(_time_check(time, adapter.longest_time))
+            time, check = validation.checked_time(given["final_time"], adapter.longest_time)
+            checks.append(check)
         support = self._checked({name: given[name] for name in specs}, specs, checks)
         adapted = adapter.adapt(
             _ends(support, "support_x"),
@@ -209,6 +209,7 @@ class Signatures:
         checks += [
             *(validation.same_size(n, came[n], first, came[first], 0, "tasks") for n in rest),
             validation.at_most(first, came[first], 0, most, "tasks"),
+            validation.at_least_one(first, came[first], 0, "task"),
         ]
         specs = {
             name: tf.TensorSpec([None, *spec.shape], spec.dtype) for name, spec in specs.items()
@@ -237,7 +238,9 @@ class Signatures:
                 name: tf.ensure_shape(tensor, specs[name].shape) for name, tensor in came.items()
             }
         finite = [
-            validation.is_finite(name, tensor)
+            validation.is_finite(
+                name, tensor, *(["send what adapt gave"] if name in self._adapted_specs() else ())
+            )
             for name, tensor in fine.items()
             # The values of a support set are looked at where it is adapted to.
             if values and tensor.dtype.is_floating and not name.startswith("support_")
@@ -303,14 +306,3 @@ def _named_classes(outputs: tf.Tensor, interface: Interface) -> dict[str, tf.Ten
         "probabilities": tf.nn.softmax(outputs) if interface.from_logits else outputs,
         "classes": tf.gather(names, tf.argmax(outputs, axis=-1)),
     }
-
-
-def _time_check(time: tf.Tensor, longest: float) -> Check:
-    return Check(
-        (time > 0) & (time <= longest),
-        lambda: tf.strings.format(
-            f"Expected final_time above 0 and at most {longest:g}, got {{}}; send a time in that "
-            "range.",
-            time,
-        ),
-    )

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+_NO_AXIS = -2
+
 
 class Check(NamedTuple):
     """A condition, and what to say if it does not hold.
@@ -67,10 +69,12 @@ def has_shape(name: str, tensor: tf.Tensor, spec: tf.TensorSpec, axes: Sequence[
             tf.shape(tensor),
         )
 
-    shape = tf.shape(tensor)
-    sizes = tf.concat([shape, [-2] * len(wanted)], axis=0)[: len(wanted)]
-    fits = tf.reduce_all((tf.constant(wanted) < 0) | tf.equal(sizes, wanted))
-    return Check(tf.equal(tf.rank(tensor), len(wanted)) & fits, message)
+    # What came has a mark behind it, and one axis more is looked at, for a rank that is too large.
+    # (TensorFlow takes a comparison of the rank itself for needless.)
+    marked = tf.concat([tf.shape(tensor), [_NO_AXIS] * (len(wanted) + 1)], axis=0)
+    sizes, expected_sizes = marked[: len(wanted) + 1], [*wanted, _NO_AXIS]
+    any_size = tf.equal(expected_sizes, -1) & (sizes >= 0)
+    return Check(tf.reduce_all(any_size | tf.equal(sizes, expected_sizes)), message)
 
 
 def same_size(
@@ -87,12 +91,12 @@ def same_size(
     return Check(tf.equal(size(tensor, axis), size(like, axis)), message)
 
 
-def at_least_one(name: str, tensor: tf.Tensor, axis: int) -> Check:
-    """Checks that there is an example to adapt to."""
+def at_least_one(name: str, tensor: tf.Tensor, axis: int, what: str = "row") -> Check:
+    """Checks that there is an example to adapt to, or (`what`) a task."""
 
     def message() -> tf.Tensor:
         return tf.constant(
-            f"Expected {name} with at least 1 row, got 0; send a labelled example to adapt to."
+            f"Expected {name} with at least 1 {what}, got 0; send a labelled example to adapt to."
         )
 
     return Check(size(tensor, axis) >= 1, message)
@@ -121,14 +125,13 @@ def row_checks(tensors: Mapping[str, tf.Tensor], axis: int, most: int) -> list[C
     ]
 
 
-def is_finite(name: str, tensor: tf.Tensor) -> Check:
+def is_finite(name: str, tensor: tf.Tensor, advice: str = "leave such examples out") -> Check:
     """Checks that there is no NaN and no infinity."""
     finite = tf.math.is_finite(tensor)
 
     def message() -> tf.Tensor:
         return tf.strings.format(
-            f"Expected {name} of finite numbers, got {{}} that are NaN or infinite; leave such "
-            "examples out.",
+            f"Expected {name} of finite numbers, got {{}} that are NaN or infinite; {advice}.",
             tf.reduce_sum(tf.cast(~finite, tf.int32)),
         )
 
@@ -147,6 +150,22 @@ def is_between(name: str, tensor: tf.Tensor, least: float, most: float, what: st
 
     within = (tensor >= tf.cast(least, tensor.dtype)) & (tensor <= tf.cast(most, tensor.dtype))
     return Check(tf.reduce_all(within), message)
+
+
+def checked_time(given: tf.Tensor, longest: float) -> tuple[tf.Tensor, Check]:
+    """Returns the time as a scalar, and the check that it came as one, in its range."""
+    came = as_it_came("final_time", given)
+    flat = tf.reshape(came, [-1])
+    fits = tf.equal(tf.size(tf.shape(came)), 0) & tf.reduce_all((flat > 0) & (flat <= longest))
+    check = Check(
+        fits,
+        lambda: tf.strings.format(
+            f"Expected final_time, one number above 0 and at most {longest:g}, got {{}}; send a "
+            "time in that range.",
+            came,
+        ),
+    )
+    return tf.concat([flat, tf.zeros([1], flat.dtype)], axis=0)[0], check
 
 
 def size(tensor: tf.Tensor, axis: int) -> tf.Tensor:

@@ -16,6 +16,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from amaml_tf.aliases import PathLike
 from amaml_tf.errors import ExportNotFoundError, UsageError
 
@@ -24,6 +26,7 @@ EXTRA = Path("assets.extra")
 KERAS_MODEL = EXTRA / "initialization.keras"
 
 _UNFINISHED = ".unfinished-"
+_LARGEST = 2**63 - 1  # model servers count in int64
 
 
 def local_folder(directory: PathLike) -> Path:
@@ -38,6 +41,15 @@ def local_folder(directory: PathLike) -> Path:
             "to a folder here and copy the whole version, for example with `gcloud storage cp -r`."
         )
     return Path(directory).expanduser()
+
+
+def require_readable_name(root: Path) -> None:
+    """Raises UsageError if TensorFlow would not find the files of a SavedModel in `root`."""
+    if found := re.findall(r"[\[\]\\]", str(root)):
+        raise UsageError(
+            f"Expected the path of an export without {found[0]}, got {root}: TensorFlow takes it "
+            "for a pattern and finds no files there; pass another directory."
+        )
 
 
 def find_version(directory: PathLike) -> Path:
@@ -61,13 +73,15 @@ def find_version(directory: PathLike) -> Path:
 
 
 def require_free(root: Path, version: int | None) -> None:
-    """Raises UsageError if `version` exists already, or is below 1; None is always free."""
-    if version is not None and version < 1:
+    """Raises UsageError if `version` exists already, or is no version; None is always free."""
+    if version is None:
+        return
+    if not is_count(version) or version > _LARGEST:
         raise UsageError(
-            f"Expected version to be a whole number from 1 on, got {version}; leave it out to "
+            f"Expected version to be a whole number from 1 on, got {version!r}; leave it out to "
             "write the next one."
         )
-    if version is not None and (root / str(version)).exists():
+    if (root / str(version)).exists():
         raise UsageError(
             f"Expected a version that is not there yet, got {version}, which is in {root}; remove "
             "it, or leave the version out to write the next one."
@@ -103,9 +117,14 @@ def publish(folder: Path, root: Path, version: int | None) -> Path:
         UsageError: somebody else has written `version` meanwhile.
     """
     with _locked(root):
-        require_free(root, version)
         number = max(_versions(root), default=0) + 1 if version is None else version
+        require_free(root, number)
         return folder.rename(root / str(number))
+
+
+def is_count(value: object) -> bool:
+    """Returns whether `value` is a whole number from 1 on."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def keep_newest(root: Path, count: int, written: Path) -> None:

@@ -59,7 +59,10 @@ def example_requests(
     predictions = functions["serving_default"](*inputs)
     for end, spec in interface.targets.items():
         predicted = predictions.get(f"predictions{end}")
-        given[f"support_y{end}"] = _targets(spec, rows, interface.labels[end], predicted, random)
+        targets = _targets(spec, rows, interface.labels[end], predicted, random)
+        if end in interface.probabilities:
+            targets = np.clip(targets, 0, 1)
+        given[f"support_y{end}"] = targets
     requests: dict[str, Request] = {}
     for signature in signatures:
         request = {name: given[name] for name in signature.specs}
@@ -89,10 +92,10 @@ def refuse_unless_alike(
     """
     try:
         loaded = tf.saved_model.load(str(folder)).signatures
-    except tf.errors.OpError as error:
+    except (OSError, tf.errors.OpError) as error:
         raise ExportError(
-            f"Expected to load the export again, got {error.message!r}; nothing was written. Look "
-            "at the disk, and export again."
+            f"Expected to load the export again, got {str(error)!r}; nothing was written. Look at "
+            "the disk, and export again."
         ) from error
     expected = {
         name: functions[name](*map(tf.constant, requests[name].values()))

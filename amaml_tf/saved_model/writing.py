@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from amaml_tf.aliases import PathLike
@@ -84,14 +85,16 @@ def save_initialization(
         The folder written.
 
     Raises:
-        UsageError: if the learner is not compiled, the model has no `Input` and there is no
-            `input_spec`, the solver cannot be bounded, `units` or `class_names` do not fit the
-            model, its stored statistics are those of a new network, the version exists already or
-            is below 1, or the folder cannot be written to.
+        UsageError: if the learner is not compiled, a weight of the model is not finite, the model
+            has no `Input` and there is no `input_spec`, the solver cannot be bounded,
+            `target_spec`, `units` or `class_names` do not fit the model, its stored statistics are
+            those of a new network, the version exists already or is below 1, or the folder cannot
+            be written to.
         ExportError: if the export, loaded again, does not answer as the learner does.
     """
     _check(learner, keep_versions, query_statistics)
     root = versions.local_folder(directory)
+    versions.require_readable_name(root)
     versions.require_free(root, version)
     interface = interface_of(
         learner.function,
@@ -127,8 +130,17 @@ def _check(learner: MetaLearner, keep_versions: int | None, query_statistics: st
             "Expected a compiled MetaLearner to export, got one without a loss to adapt by; call "
             "compile(optimizer=..., loss=...) first."
         )
-    if keep_versions is not None and keep_versions < 1:
-        raise UsageError(f"Expected keep_versions to be 1 or more, got {keep_versions}.")
+    if keep_versions is not None and not versions.is_count(keep_versions):
+        raise UsageError(
+            f"Expected keep_versions to be a whole number from 1 on, got {keep_versions!r}; leave "
+            "it out to keep all."
+        )
+    for variable in learner.model.variables:
+        if variable.dtype.startswith(("float", "bfloat")) and not np.isfinite(variable).all():
+            raise UsageError(
+                f"Expected a model of finite weights to export, got NaN or infinity in "
+                f"{variable.path}; export an earlier checkpoint."
+            )
     require_query_statistics(query_statistics)
 
 

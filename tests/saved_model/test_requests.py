@@ -104,7 +104,7 @@ def test_weights_and_time_of_a_request(regression):
     sooner = session("adapt_and_predict_weighted", final_time=np.float32(0.1), **inputs)
     assert sooner["support_loss_after"] > answer["support_loss_after"]
     words = refusal(session, "adapt_and_predict_weighted", final_time=np.float32(11), **inputs)
-    assert "Expected final_time above 0 and at most 10, got 11" in words
+    assert "Expected final_time, one number above 0 and at most 10, got 11" in words
     inputs["support_weight"] = -weight
     words = refusal(session, "adapt_and_predict_weighted", final_time=np.float32(1), **inputs)
     assert "Expected support_weight" in words

@@ -3,9 +3,11 @@
     python tests/serving/official_server.py EXPORT [--port=8500] [--rest_port=8501]
 
 It implements `PredictionService` (Predict, GetModelMetadata) and `ModelService` (GetModelStatus) of
-tensorflow-serving-api by gRPC, and predictions, metadata and status by REST, as TF Serving does: a
-version is loaded when its folder appears and warmed up before it gets its first request, and the
-two newest stay loaded. The command is for trying the clients of export/ where Docker is not there.
+tensorflow-serving-api by gRPC, and predictions, metadata and status by REST. It loads versions as
+TF Serving does by the policy in export/models.config: of the versions that are there, it wants the
+two newest. It loads and warms up those that it lacks before it unloads others, and passes over
+versions to which newer ones have come meanwhile. The command is for trying the clients of export/
+where Docker is not there.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class Server:
     """Serves the newest versions in a folder; use it as a context.
 
     Attributes:
-        seen: numbers of all versions, in the order in which they were loaded.
+        seen: numbers of all versions that were loaded, in their order.
     """
 
     def __init__(self, folder: pathlib.Path, port: int = 0, rest_port: int = 0):
@@ -79,17 +81,19 @@ class Server:
             self._load_new_ones()
 
     def _load_new_ones(self):
-        found = (int(p.name) for p in self._folder.iterdir() if p.name.isdecimal())
-        for number in sorted(set(found) - set(self.seen)):
+        found = sorted(int(p.name) for p in self._folder.iterdir() if p.name.isdecimal())
+        wanted = found[-KEPT:]
+        for number in (n for n in wanted if n not in self._loaded):
             start = time.monotonic()
             loaded = LoadedVersion(self._folder / str(number))  # must load: versions appear whole
-            print(f"Version {number} loaded in {time.monotonic() - start:.1f} s.", flush=True)
             with self._lock:
                 self._loaded[number] = loaded
-                old = [self._loaded.pop(n) for n in sorted(self._loaded)[:-KEPT]]
-            for each in old:
-                each.unload()
             self.seen.append(number)
+            print(f"Version {number} loaded in {time.monotonic() - start:.1f} s.", flush=True)
+        with self._lock:
+            old = [self._loaded.pop(n) for n in sorted(self._loaded) if n not in wanted]
+        while old:
+            old.pop().unload()
 
     def loaded(self):
         """Returns the numbers of the versions that can be asked for."""

@@ -36,7 +36,8 @@ def test_good_ones_are_right_and_bad_ones_refused(served, client_module, tmp_pat
             outcomes.ask(client_module.Client(server.address, "initialization"), kind, 0)
         memory = outcomes.send_while(exporters, server, requests=400, versions=2, kills=1)
     assert outcomes.all_as_they_should_be, outcomes.table()
-    assert soak.numbers(folder) == server.versions == [1, 2, 3]
+    assert soak.numbers(folder) == [1, 2, 3]
+    assert server.versions in ([1, 2, 3], [1, 3])  # as fast as it loads them
     # Version 1 is unloaded for version 3. Each takes about 50 MiB.
     assert max(server.memory) < memory + 200
     with versions.unfinished(folder):
