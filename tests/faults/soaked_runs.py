@@ -6,7 +6,8 @@ import csv
 import hashlib
 import json
 import pathlib
-import time
+import random
+import signal
 from typing import Any
 
 import forking
@@ -40,13 +41,12 @@ class Runs:
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
         self._number = 0
-        start = time.monotonic()
         self.quiet = self.new()
         ended = self.started(self.quiet).end()
         if ended.status != 0:
             raise RuntimeError(f"The run that nothing disturbs failed: {ended.output}")
-        #: About how long a run takes.
-        self.seconds = time.monotonic() - start
+        #: Seconds of the processor that a run takes.
+        self.seconds = ended.seconds
         self._expected = state(self.quiet)
 
     def new(self) -> pathlib.Path:
@@ -60,6 +60,28 @@ class Runs:
         return forking.started(
             train, *FLAGS, f"--workdir={workdir}", *flags, output=output, **options
         )
+
+    def at_a_moment(
+        self, workdir: pathlib.Path, rng: random.Random, *flags: str, **options: Any
+    ) -> forking.Process:
+        """Starts the run in `workdir`, and returns at a random moment of it."""
+        process = self.started(workdir, *flags, **options)
+        process.wait_for_begin()
+        process.wait_for_work(rng.uniform(0, self.seconds))
+        return process
+
+    def stopped(
+        self,
+        workdir: pathlib.Path,
+        rng: random.Random,
+        *flags: str,
+        by: signal.Signals = signal.SIGKILL,
+        **options: Any,
+    ) -> forking.Ended:
+        """Starts the run in `workdir`, and stops it by a signal at a random moment."""
+        process = self.at_a_moment(workdir, rng, *flags, **options)
+        process.send(by)
+        return process.end()
 
     def end(self, workdir: pathlib.Path) -> str:
         """Lets a run come to its end in quiet; returns "same", or what is wrong."""

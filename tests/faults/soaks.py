@@ -31,11 +31,7 @@ def kills(runs: Runs, count: int, rng: random.Random) -> Iterator[str]:
     for _ in range(count):
         workdir = runs.new()
         for _ in range(rng.randint(1, 3)):
-            process = runs.started(workdir)
-            process.wait_for_begin()
-            time.sleep(rng.uniform(0, runs.seconds))
-            process.send(signal.SIGKILL)
-            process.end()
+            runs.stopped(workdir, rng)
         yield runs.end(workdir)
         shutil.rmtree(workdir)
 
@@ -44,9 +40,7 @@ def signals(runs: Runs, count: int, rng: random.Random) -> Iterator[str]:
     """Sends signals at random moments, a second one now and then, to runs that then go on."""
     workdir = runs.new()
     for _ in range(count):
-        process = runs.started(workdir)
-        process.wait_for_begin()
-        time.sleep(rng.uniform(0, runs.seconds))
+        process = runs.at_a_moment(workdir, rng)
         number = rng.choice(list(_STATUS))
         second = rng.choice(list(_STATUS)) if rng.random() < 0.2 else None
         process.send(number)
@@ -116,14 +110,12 @@ def _full_disk(runs: Runs, mounted: pathlib.Path, rng: random.Random) -> str:
     workdir, ballast = mounted / "run", mounted / "ballast"
     warns = rng.random() < 0.5
     flags = ["--on_save_failure=warn"] if warns else []
-    process = runs.started(workdir, *flags)
-    process.wait_for_begin()
-    time.sleep(rng.uniform(0, runs.seconds))
+    process = runs.at_a_moment(workdir, rng, *flags)
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(2**12)):
             pass
     if warns:
-        time.sleep(rng.uniform(0, runs.seconds / 2))
+        process.wait_for_work(rng.uniform(0, runs.seconds))
         ballast.unlink()
     ended = process.end()
     ballast.unlink(missing_ok=True)
@@ -158,13 +150,7 @@ def clocks(runs: Runs, count: int, rng: random.Random) -> Iterator[str]:
         workdir = runs.new()
         for _ in range(2):
             seed = rng.randrange(1, 2**31)
-            process = runs.started(
-                workdir, first=lambda seed=seed: forking.let_the_clock_jump(seed)
-            )
-            process.wait_for_begin()
-            time.sleep(rng.uniform(0, runs.seconds))
-            process.send(signal.SIGKILL)
-            process.end()
+            runs.stopped(workdir, rng, first=lambda seed=seed: forking.let_the_clock_jump(seed))
         yield runs.end(workdir)
         shutil.rmtree(workdir)
 
@@ -179,17 +165,13 @@ def deterministic(runs: Runs, count: int, rng: random.Random) -> Iterator[str]:
         for is_last in (False, True):
             flags = [f"--{name}={rng.choice(['auto', 'on', 'off'])}" for name in _WAYS]
             cores = [0] if rng.random() < 0.5 else range(psutil.cpu_count())
-            process = runs.started(
-                workdir,
-                "--deterministic",
-                *flags,
-                first=functools.partial(os.sched_setaffinity, 0, cores),
-            )
-            process.wait_for_begin()
-            if not is_last:
-                time.sleep(rng.uniform(0, runs.seconds))
-                process.send(signal.SIGTERM)
-            ended = process.end()
+            first = functools.partial(os.sched_setaffinity, 0, cores)
+            if is_last:
+                ended = runs.started(workdir, "--deterministic", *flags, first=first).end()
+            else:
+                runs.stopped(
+                    workdir, rng, "--deterministic", *flags, by=signal.SIGTERM, first=first
+                )
         if ended.status:
             yield last_words(ended)
         else:
