@@ -95,14 +95,14 @@ def train(
         checkpoints = Checkpoints(learner, folder, verify=verify_checkpoints)
         first = workers.begin(checkpoints, num_meta_steps, meta_batch_size, seed, log_every)
         saving.require_room(folder, checkpoints.size)
-        dropped = _dropped(learner, checkpoints, folder, saving, max_dropped)
+        guards = _guards(learner, checkpoints, folder, saving, max_dropped)
         rows = Rows(checkpoints, num_meta_steps, _logs(checkpoints, folder, saving))
         validation = validate and Validation(
             validate, checkpoints, folder, saving, validate_every, keep_best, patience, workers
         )
         stops = _StopAtSignals(workers)
         saves = SaveCheckpoints(checkpoints, checkpoint_every, saving), stops
-        every = [*dropped, *callbacks, rows, *rows.logs, *filter(None, [validation]), *saves]
+        every = [*guards, *callbacks, rows, *rows.logs, *filter(None, [validation]), *saves]
         try:
             is_enough = validation.catch_up() if validation else False
             while (step := checkpoints.step) < num_meta_steps and not is_enough:
@@ -130,7 +130,7 @@ def _logs(
     ]
 
 
-def _dropped(
+def _guards(
     learner: MetaLearner,
     checkpoints: Checkpoints,
     folder: pathlib.Path,
@@ -138,9 +138,18 @@ def _dropped(
     max_dropped: float,
 ) -> list[keras.callbacks.Callback]:
     """Returns what comes before callbacks of the user's, which may stop the run."""
-    if learner.on_failure != "drop":
-        return []
-    return [WatchDroppedTasks(checkpoints, folder / DROPPED_FILE, max_dropped, saving)]
+    guards: list[keras.callbacks.Callback] = [_NothingLost()]
+    if learner.on_failure == "drop":
+        path = folder / DROPPED_FILE
+        guards.append(WatchDroppedTasks(checkpoints, path, max_dropped, saving))
+    return guards
+
+
+class _NothingLost(keras.callbacks.Callback):
+    """Comes first, so that nothing is written after a stop that was lost."""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        stopping.raise_if_lost()
 
 
 class _StopAtSignals(keras.callbacks.Callback):
@@ -184,6 +193,7 @@ def _stopped(
     A first meta-step that was stopped before its logs were written is not saved, but made again.
     """
     stopping.hold()
+    stopping.received()
     number = stops.workers.signal()
     step = checkpoints.step if stops.has_waited else first
     reached = f"{stopping.by_what(number)} after meta-step {step} of {num_meta_steps}"

@@ -14,6 +14,7 @@ import forking
 
 from amaml_tf.commands import train
 from amaml_tf.training import LOG_FILE, TENSORBOARD_FOLDER, VALIDATION_FILE
+from amaml_tf.training.checkpoint_files import CheckpointFolder
 
 FLAGS = (
     "--num_support=3",
@@ -101,11 +102,16 @@ class Runs:
 
 
 def state(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the content of all files but TensorBoard's: rows without seconds, hashes of data."""
+    """Returns what is there at the end of a run: rows without seconds, hashes of data.
+
+    TensorBoard's files are left out, and so are older checkpoints, because a stop saves one more.
+    """
     found: dict[str, Any] = {}
+    older = {f"meta_step-{step}" for step in CheckpointFolder(workdir).steps()[:-1]}
     for path in sorted(workdir.rglob("*")):
         name = str(path.relative_to(workdir))
-        if path.is_dir() or TENSORBOARD_FOLDER in path.parts:
+        is_older = path.stem in older or path.name == "checkpoint"
+        if path.is_dir() or TENSORBOARD_FOLDER in path.parts or is_older:
             continue
         if path.name in (LOG_FILE, VALIDATION_FILE):
             with path.open(newline="") as file:
@@ -124,5 +130,8 @@ def last_words(ended: forking.Ended) -> str:
     return f"status {ended.status}: {lines[-1][:200] if lines else 'no output'}"
 
 
-def has_traceback(ended: forking.Ended) -> bool:
-    return "Traceback (most recent call last)" in ended.output
+def traceback_in(ended: forking.Ended) -> str:
+    """Returns the traceback in the output of a process, on one line; "" if there is none."""
+    before, begin, rest = ended.output.partition("Traceback (most recent call last)")
+    what = before.strip().rpartition("\n")[2]  # such as "Exception ignored in"
+    return " / ".join([what, *map(str.strip, rest.splitlines())]) if begin else ""

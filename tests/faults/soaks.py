@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import forking
 import psutil
 from damages import damages as damaged_checkpoints
-from soaked_runs import FLAGS, Runs, has_traceback, last_words, state
+from soaked_runs import FLAGS, Runs, last_words, state, traceback_in
 
 from amaml_tf.commands import evaluate, export, train
 from amaml_tf.training import LOG_FILE
@@ -62,8 +62,8 @@ def signals(runs: Runs, count: int, rng: random.Random) -> Iterator[str]:
 def _of_signal(ended: forking.Ended, sent: set[signal.Signals | None]) -> str:
     finished = "Written to" in ended.output
     expected = {_STATUS[each] for each in sent if each is not None}
-    if has_traceback(ended):
-        return f"traceback: {last_words(ended)}"
+    if trace := traceback_in(ended):
+        return f"traceback: {last_words(ended)}: {trace[:1500]}"
     if ended.status == 0 or (finished and -ended.status in sent):
         return "same: it was finished" if finished else f"ended too early: {last_words(ended)}"
     if ended.status not in expected:
@@ -119,7 +119,7 @@ def _full_disk(runs: Runs, mounted: pathlib.Path, rng: random.Random) -> str:
         ballast.unlink()
     ended = process.end()
     ballast.unlink(missing_ok=True)
-    if has_traceback(ended) or ended.status not in (0, 1):
+    if traceback_in(ended) or ended.status not in (0, 1):
         return f"not told: {last_words(ended)}"
     if ended.status == 1 and "Expected" not in last_words(ended):
         return f"not told: {last_words(ended)}"
