@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import forking
 import psutil
@@ -48,7 +48,8 @@ def signals(runs: Runs, count: int, rng: random.Random) -> Iterator[str]:
             time.sleep(rng.uniform(0, 0.2))
             with contextlib.suppress(ProcessLookupError):
                 process.send(second)
-        yield _of_signal(process.end(), {number, second})
+        sent = [number] if second is None else [number, second]
+        yield _of_signal(process.end(), sent)
         if "evaluation.json" in state_names(workdir):
             compared = runs.end(workdir)
             if compared != "same":
@@ -59,13 +60,15 @@ def signals(runs: Runs, count: int, rng: random.Random) -> Iterator[str]:
         yield f"after signals: {compared}"
 
 
-def _of_signal(ended: forking.Ended, sent: set[signal.Signals | None]) -> str:
+def _of_signal(ended: forking.Ended, sent: Sequence[signal.Signals]) -> str:
     finished = "Written to" in ended.output
-    expected = {_STATUS[each] for each in sent if each is not None}
+    expected = {_STATUS[each] for each in sent}
     if trace := traceback_in(ended):
         return f"traceback: {last_words(ended)}: {trace[:1500]}"
     if ended.status == 0 or (finished and -ended.status in sent):
         return "same: it was finished" if finished else f"ended too early: {last_words(ended)}"
+    if -ended.status in sent[1:]:
+        return "told, and ended by the second one while it ended"
     if ended.status not in expected:
         return f"another status: {last_words(ended)}"
     told = "run the same command again to go on" in ended.output
