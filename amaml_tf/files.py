@@ -1,13 +1,16 @@
-"""Writes files atomically: a file is complete or unchanged."""
+"""Files that are complete or unchanged, and folders that no kill leaves behind."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
 import pathlib
 import re
 import secrets
+import shutil
+import tempfile
 
 from amaml_tf.aliases import PathLike
 
@@ -53,6 +56,45 @@ def sweep(path: PathLike) -> None:
             with contextlib.suppress(OSError), leftover.open("rb") as file:
                 if _lock(file.fileno()):  # a writer at work holds this lock
                     leftover.unlink()
+
+
+def own_folder(prefix: str) -> pathlib.Path:
+    """Makes a temporary folder, which is removed when this process ends.
+
+    What killed processes left behind is removed: a process at work holds a lock on its folder.
+
+    Args:
+        prefix: what the names of all such folders begin with.
+    """
+    for leftover in pathlib.Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):  # of another user, or without locks
+            if (handle := _held(leftover)) is not None:
+                shutil.rmtree(leftover, ignore_errors=True)
+                os.close(handle)
+    while True:
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix))
+        try:
+            is_ours = _held(folder) is not None  # as long as this process lives
+        except FileNotFoundError:
+            is_ours = False  # taken for a leftover just now
+        except OSError:
+            is_ours = True  # a file system without locks, where nothing is swept
+        if is_ours and folder.is_dir():
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            return folder
+
+
+def _held(folder: pathlib.Path) -> int | None:
+    """Opens and locks a folder; returns what is open, None if another process has the lock."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return handle
 
 
 def flush_folder(folder: PathLike) -> None:

@@ -31,7 +31,7 @@ from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.saved_model import Bounds, describe, save_initialization
 from amaml_tf.saved_model.bounds import default_bounds
 from amaml_tf.tasks import TaskFamily
-from amaml_tf.training import LOG_FILE, require_checkpoint, restore
+from amaml_tf.training import LOG_FILE, require_checkpoint, restore, stopping
 
 _EXPORT_DIR = DEFINE_string(
     "export_dir", None, "Folder of the exported versions. Default: export in --workdir."
@@ -99,6 +99,7 @@ def main(kind: type[Experiment] = Experiment) -> None:
     step = restore(learner, workdir)
     statistics = statistics_of_run(experiment, learner, workdir, step)
     evaluation = _evaluation_of(experiment, workdir, step)
+    stopping.raise_if_lost()
     written = save_initialization(
         learner,
         folder,

@@ -13,6 +13,7 @@ from amaml_tf.evaluation import Evaluation
 from amaml_tf.experiment import Experiment
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.tasks import TaskFamily
+from amaml_tf.training import stopping
 
 
 def report_evaluation(
@@ -20,6 +21,7 @@ def report_evaluation(
 ) -> Evaluation:
     """Evaluates as `settings` say, prints the table and writes the numbers to `path`."""
     evaluation = settings.measure(settings.make_evaluator(learner, family), family)
+    stopping.raise_if_lost()
     print(f"\nUnseen tasks ({settings.eval_split} split) after meta-step {step}:")
     print(evaluation.table())
     path.parent.mkdir(parents=True, exist_ok=True)

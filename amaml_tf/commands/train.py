@@ -26,7 +26,7 @@ from amaml_tf.experiment.task_file import TASK_FILE, write_task
 from amaml_tf.files import sweep
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.tasks import TaskFamily
-from amaml_tf.training import has_checkpoint, locked, train
+from amaml_tf.training import has_checkpoint, locked, stopping, train
 from amaml_tf.training.profiling import Profile
 from amaml_tf.training.tensorboard import TENSORBOARD_FOLDER
 
@@ -82,6 +82,7 @@ def _train_and_evaluate(
         *files_of_evaluation(workdir / EVALUATION_FILE),
     ):
         sweep(path)
+    stopping.raise_if_lost()
     if has_checkpoint(workdir):
         print(f"Going on with the run in {workdir}.", flush=True)
     else:

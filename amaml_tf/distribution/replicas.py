@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import pathlib
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -22,6 +19,7 @@ from tensorflow.python.eager import context
 from amaml_tf.aliases import PathLike
 from amaml_tf.distribution.packing import Packing
 from amaml_tf.errors import TrainingError, UsageError
+from amaml_tf.files import own_folder
 from amaml_tf.functional import keras_patches
 
 V = TypeVar("V")
@@ -211,13 +209,12 @@ class Replicas:
     def folder(self, path: PathLike) -> pathlib.Path:
         """Returns where this worker may write: to `path` if it is the chief, else to its own place.
 
-        That place is removed when the process ends.
+        That place is removed when the process ends, or by the next such process if it was killed.
         """
         if self.is_chief:
             return pathlib.Path(path)
         if self._folder is None:
-            self._folder = pathlib.Path(tempfile.mkdtemp(prefix="amaml-worker-"))
-            atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
+            self._folder = own_folder("amaml-worker-")
         return self._folder
 
     @contextlib.contextmanager

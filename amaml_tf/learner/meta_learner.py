@@ -184,6 +184,11 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         # Not `super().metrics`: it has Keras's own losses, which stay 0 and would be logged.
         return [] if self._function is None else self._episode_metrics.all
 
+    def get_metrics_result(self) -> dict[str, float]:
+        """Returns what `fit` and `evaluate` report of the batches since they have begun."""
+        result = {} if self._function is None else self._episode_metrics.result()
+        return {name: float(value) for name, value in sorted(result.items())}
+
     @property
     def last_batch(self) -> LastBatch:
         """What became of the last batch of `fit` or `evaluate`."""

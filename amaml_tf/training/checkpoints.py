@@ -11,6 +11,7 @@ import tensorflow as tf
 from amaml_tf.aliases import PathLike
 from amaml_tf.errors import SaveError, TrainingError, UsageError
 from amaml_tf.learner.meta_learner import MetaLearner
+from amaml_tf.training import stopping
 from amaml_tf.training.checkpoint_files import CheckpointFolder, DamagedError
 from amaml_tf.training.telling import tell
 
@@ -81,7 +82,9 @@ class Checkpoints:
         Raises:
             SaveError: it cannot be written. The checkpoints there are untouched.
             TrainingError: the trainable variables are not finite.
+            Stopped: a signal came, and it is unknown what was computed since.
         """
+        stopping.raise_if_lost()
         step = self.step
         if step == self._saved:
             return

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import keras
 
 from amaml_tf.aliases import PathLike
-from amaml_tf.errors import SaveError, TrainingError
+from amaml_tf.errors import SaveError
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.tasks.base import TaskFamily
 from amaml_tf.tasks.late_errors import unwrapped
@@ -17,6 +17,7 @@ from amaml_tf.training.between import SaveCheckpoints
 from amaml_tf.training.checkpoints import Checkpoints
 from amaml_tf.training.dropped import DROPPED_FILE, WatchDroppedTasks
 from amaml_tf.training.logs import LOG_FILE, CsvLog
+from amaml_tf.training.rows import Rows
 from amaml_tf.training.saving import Saving
 from amaml_tf.training.skipping import skipping
 from amaml_tf.training.tensorboard import TENSORBOARD_FOLDER, TensorBoard
@@ -94,13 +95,14 @@ def train(
         checkpoints = Checkpoints(learner, folder, verify=verify_checkpoints)
         first = workers.begin(checkpoints, num_meta_steps, meta_batch_size, seed, log_every)
         saving.require_room(folder, checkpoints.size)
-        logs = _logs(learner, checkpoints, folder, num_meta_steps, saving, max_dropped)
+        guards = _guards(learner, checkpoints, folder, saving, max_dropped)
+        rows = Rows(checkpoints, num_meta_steps, _logs(checkpoints, folder, saving))
         validation = validate and Validation(
             validate, checkpoints, folder, saving, validate_every, keep_best, patience, workers
         )
         stops = _StopAtSignals(workers)
         saves = SaveCheckpoints(checkpoints, checkpoint_every, saving), stops
-        every = [*callbacks, *logs, *filter(None, [validation]), *saves]
+        every = [*guards, *callbacks, rows, *rows.logs, *filter(None, [validation]), *saves]
         try:
             is_enough = validation.catch_up() if validation else False
             while (step := checkpoints.step) < num_meta_steps and not is_enough:
@@ -115,29 +117,39 @@ def train(
             if checkpoints.step > first:
                 checkpoints.save()
         except KeyboardInterrupt:
-            raise _stopped(checkpoints, first, num_meta_steps, stops) from None
-        finally:
-            stopping.release()
+            raise _stopped(checkpoints, first, num_meta_steps, stops, rows) from None
         return checkpoints.step - first
 
 
 def _logs(
-    learner: MetaLearner,
-    checkpoints: Checkpoints,
-    folder: pathlib.Path,
-    num_meta_steps: int,
-    saving: Saving,
-    max_dropped: float,
+    checkpoints: Checkpoints, folder: pathlib.Path, saving: Saving
 ) -> list[keras.callbacks.Callback]:
-    logs = [
-        _RequireEpisodes(checkpoints, num_meta_steps),
+    return [
         CsvLog(checkpoints, folder / LOG_FILE, saving),
         TensorBoard(checkpoints, folder / TENSORBOARD_FOLDER, saving),
     ]
+
+
+def _guards(
+    learner: MetaLearner,
+    checkpoints: Checkpoints,
+    folder: pathlib.Path,
+    saving: Saving,
+    max_dropped: float,
+) -> list[keras.callbacks.Callback]:
+    """Returns what comes before callbacks of the user's, which may stop the run."""
+    guards: list[keras.callbacks.Callback] = [_NothingLost()]
     if learner.on_failure == "drop":
         path = folder / DROPPED_FILE
-        logs.append(WatchDroppedTasks(checkpoints, path, max_dropped, saving))
-    return logs
+        guards.append(WatchDroppedTasks(checkpoints, path, max_dropped, saving))
+    return guards
+
+
+class _NothingLost(keras.callbacks.Callback):
+    """Comes first, so that nothing is written after a stop that was lost."""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        stopping.raise_if_lost()
 
 
 class _StopAtSignals(keras.callbacks.Callback):
@@ -169,40 +181,19 @@ class _StopAtSignals(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-class _RequireEpisodes(keras.callbacks.Callback):
-    """Ends a run whose family has no more episodes; Keras would begin with the first again."""
-
-    def __init__(self, checkpoints: Checkpoints, num_meta_steps: int) -> None:
-        super().__init__()
-        self._checkpoints = checkpoints
-        self._num_meta_steps = num_meta_steps
-        self._first = self._at_begin = checkpoints.step
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._at_begin = self._checkpoints.step
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        step = self._checkpoints.step
-        if self.model.stop_training or step == self._at_begin + self.params["steps"]:
-            return
-        if step > self._first:
-            self._checkpoints.save()
-        reached = f"{step} meta-steps are done and saved" if step else "there are none at all"
-        raise TrainingError(
-            f"Expected training episodes for {self._num_meta_steps} meta-steps, got too few: "
-            f"{reached}. Give more (a generator that does not end, a data set that is not empty), "
-            f"or pass fewer meta-steps."
-        )
-
-
 def _stopped(
-    checkpoints: Checkpoints, first: int, num_meta_steps: int, stops: _StopAtSignals
+    checkpoints: Checkpoints,
+    first: int,
+    num_meta_steps: int,
+    stops: _StopAtSignals,
+    rows: Rows,
 ) -> stopping.Stopped:
     """Saves, and returns what says so.
 
     A first meta-step that was stopped before its logs were written is not saved, but made again.
     """
     stopping.hold()
+    stopping.received()
     number = stops.workers.signal()
     step = checkpoints.step if stops.has_waited else first
     reached = f"{stopping.by_what(number)} after meta-step {step} of {num_meta_steps}"
@@ -210,6 +201,7 @@ def _stopped(
         reached = f"{stopping.by_what(number)} before the first meta-step, with nothing to save"
     elif step > first:
         try:
+            rows.end()
             checkpoints.save()
             reached += ", which is saved"
         except SaveError as error:

@@ -46,6 +46,7 @@ class _Watch:
     def __init__(self, name: str, seconds: float) -> None:
         self.arrived: int | None = None
         self.is_held = False
+        self.has_raised = False
         self._name = name
         self._seconds = seconds
         self._timer: threading.Timer | None = None
@@ -77,6 +78,7 @@ class _Watch:
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.arrived = number
         if not self.is_held:
+            self.has_raised = True
             raise Stopped(number=number)
 
     def _listen(self) -> None:
@@ -114,6 +116,9 @@ def caught(name: str = "amaml", seconds: float = STOP_WITHIN) -> Iterator[None]:
     Between `hold` and `release` they wait. A second signal, or `seconds` after the first, ends the
     process. Inside another such context, and outside of the main thread, this changes nothing.
 
+    Where TensorFlow's C++ code calls Python, `Stopped` can be lost. What is computed then can be
+    wrong: see `raise_if_lost`.
+
     Args:
         name: of the program, for what is printed.
         seconds: how long after the first signal the process ends in any case.
@@ -125,9 +130,10 @@ def caught(name: str = "amaml", seconds: float = STOP_WITHIN) -> Iterator[None]:
     _watch = watch = _Watch(name, seconds)
     try:
         yield
+        raise_if_lost()
     except Exception as error:
-        # Where TensorFlow calls Python, `Stopped` can be lost, and another error be what is left.
-        if watch.arrived is None or isinstance(error, TOLD):
+        # Another error can be what is left of `Stopped`, even one that tells of a mistake.
+        if watch.arrived is None or (isinstance(error, TOLD) and not watch.has_raised):
             raise
         raise Stopped(number=watch.arrived) from error
     finally:
@@ -154,6 +160,18 @@ def release() -> None:
     """Ends `hold`."""
     if _watch is not None:
         _watch.is_held = False
+
+
+def received() -> None:
+    """Says that `Stopped` has come to where it is handled."""
+    if _watch is not None:
+        _watch.has_raised = False
+
+
+def raise_if_lost() -> None:
+    """Raises `Stopped` again if it was lost; call this before anything is written."""
+    if _watch is not None and _watch.has_raised:
+        raise Stopped(number=_watch.arrived or signal.SIGINT)
 
 
 def arrived() -> int | None:

@@ -71,6 +71,7 @@ class Validation(BetweenMetaSteps):
             return  # it is made when the run goes on
         self._workers.release()  # a measurement may be stopped, for it is then made again
         found = self._measure()
+        stopping.raise_if_lost()
         stopping.hold()
         step = self._checkpoints.step
         self._losses[step] = found["loss"]

@@ -35,7 +35,8 @@ class Workers:
     def at_work(self, workdir: PathLike) -> Iterator[pathlib.Path]:
         """Holds the lock of the folder that this worker writes to, and yields it.
 
-        Signals are caught, and the loss of another worker is told in a sentence.
+        Signals are caught, in the end none is held, and the loss of another worker is told in a
+        sentence.
         """
         with contextlib.ExitStack() as stack:
             folder = pathlib.Path(workdir)
@@ -43,6 +44,7 @@ class Workers:
                 stack.enter_context(self._others.losses_told())
                 folder = self._others.folder(workdir)
             stack.enter_context(stopping.caught())
+            stack.callback(stopping.release)
             stack.enter_context(locked(folder))
             yield folder
 

@@ -5,16 +5,20 @@ The process that forks runs no operation of TensorFlow itself, so there are no t
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
 import pathlib
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
+
+import psutil
 
 from amaml_tf.commands import running
 from amaml_tf.experiment import Experiment
@@ -23,10 +27,14 @@ _ON_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Ended(NamedTuple):
-    """How a process ended: its status, or minus the number of the signal that killed it."""
+    """How a process ended: its status, or minus the number of the signal that killed it.
+
+    `seconds` are those of the processor.
+    """
 
     status: int
     output: str
+    seconds: float
 
 
 class Process:
@@ -50,6 +58,19 @@ class Process:
         """Returns when the work has begun, or the process has ended."""
         os.read(self._begun, 1)
 
+    def wait_for_work(self, seconds: float) -> None:
+        """Returns when it has used so many seconds of the processor, or has ended.
+
+        (Where other programs are at work, a run of a second can take a minute on the clock.)
+        """
+        process = psutil.Process(self.number)
+        while self.is_alive():
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                if times.user + times.system >= seconds:
+                    return
+            time.sleep(0.01)
+
     def is_alive(self) -> bool:
         return os.waitid(os.P_PID, self.number, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
@@ -58,10 +79,10 @@ class Process:
 
     def end(self) -> Ended:
         """Waits for the end."""
-        _, status = os.waitpid(self.number, 0)
+        _, status, used = os.wait4(self.number, 0)
         os.close(self._begun)
         output = self._output.read_text(errors="replace")
-        return Ended(os.waitstatus_to_exitcode(status), output)
+        return Ended(os.waitstatus_to_exitcode(status), output, used.ru_utime + used.ru_stime)
 
 
 def started(

@@ -6,13 +6,15 @@ import csv
 import hashlib
 import json
 import pathlib
-import time
+import random
+import signal
 from typing import Any
 
 import forking
 
 from amaml_tf.commands import train
 from amaml_tf.training import LOG_FILE, TENSORBOARD_FOLDER, VALIDATION_FILE
+from amaml_tf.training.checkpoint_files import CheckpointFolder
 
 FLAGS = (
     "--num_support=3",
@@ -40,13 +42,12 @@ class Runs:
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
         self._number = 0
-        start = time.monotonic()
         self.quiet = self.new()
         ended = self.started(self.quiet).end()
         if ended.status != 0:
             raise RuntimeError(f"The run that nothing disturbs failed: {ended.output}")
-        #: About how long a run takes.
-        self.seconds = time.monotonic() - start
+        #: Seconds of the processor that a run takes.
+        self.seconds = ended.seconds
         self._expected = state(self.quiet)
 
     def new(self) -> pathlib.Path:
@@ -60,6 +61,28 @@ class Runs:
         return forking.started(
             train, *FLAGS, f"--workdir={workdir}", *flags, output=output, **options
         )
+
+    def at_a_moment(
+        self, workdir: pathlib.Path, rng: random.Random, *flags: str, **options: Any
+    ) -> forking.Process:
+        """Starts the run in `workdir`, and returns at a random moment of it."""
+        process = self.started(workdir, *flags, **options)
+        process.wait_for_begin()
+        process.wait_for_work(rng.uniform(0, self.seconds))
+        return process
+
+    def stopped(
+        self,
+        workdir: pathlib.Path,
+        rng: random.Random,
+        *flags: str,
+        by: signal.Signals = signal.SIGKILL,
+        **options: Any,
+    ) -> forking.Ended:
+        """Starts the run in `workdir`, and stops it by a signal at a random moment."""
+        process = self.at_a_moment(workdir, rng, *flags, **options)
+        process.send(by)
+        return process.end()
 
     def end(self, workdir: pathlib.Path) -> str:
         """Lets a run come to its end in quiet; returns "same", or what is wrong."""
@@ -79,11 +102,16 @@ class Runs:
 
 
 def state(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the content of all files but TensorBoard's: rows without seconds, hashes of data."""
+    """Returns what is there at the end of a run: rows without seconds, hashes of data.
+
+    TensorBoard's files are left out, and so are older checkpoints, because a stop saves one more.
+    """
     found: dict[str, Any] = {}
+    older = {f"meta_step-{step}" for step in CheckpointFolder(workdir).steps()[:-1]}
     for path in sorted(workdir.rglob("*")):
         name = str(path.relative_to(workdir))
-        if path.is_dir() or TENSORBOARD_FOLDER in path.parts:
+        is_older = path.stem in older or path.name == "checkpoint"
+        if path.is_dir() or TENSORBOARD_FOLDER in path.parts or is_older:
             continue
         if path.name in (LOG_FILE, VALIDATION_FILE):
             with path.open(newline="") as file:
@@ -102,5 +130,8 @@ def last_words(ended: forking.Ended) -> str:
     return f"status {ended.status}: {lines[-1][:200] if lines else 'no output'}"
 
 
-def has_traceback(ended: forking.Ended) -> bool:
-    return "Traceback (most recent call last)" in ended.output
+def traceback_in(ended: forking.Ended) -> str:
+    """Returns the traceback in the output of a process, on one line; "" if there is none."""
+    before, begin, rest = ended.output.partition("Traceback (most recent call last)")
+    what = before.strip().rpartition("\n")[2]  # such as "Exception ignored in"
+    return " / ".join([what, *map(str.strip, rest.splitlines())]) if begin else ""

@@ -12,12 +12,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import forking
 import psutil
 from damages import damages as damaged_checkpoints
-from soaked_runs import FLAGS, Runs, has_traceback, last_words, state
+from soaked_runs import FLAGS, Runs, last_words, state, traceback_in
 
 from amaml_tf.commands import evaluate, export, train
 from amaml_tf.training import LOG_FILE
@@ -31,11 +31,7 @@ def kills(runs: Runs, count: int, rng: random.Random) -> Iterator[str]:
     for _ in range(count):
         workdir = runs.new()
         for _ in range(rng.randint(1, 3)):
-            process = runs.started(workdir)
-            process.wait_for_begin()
-            time.sleep(rng.uniform(0, runs.seconds))
-            process.send(signal.SIGKILL)
-            process.end()
+            runs.stopped(workdir, rng)
         yield runs.end(workdir)
         shutil.rmtree(workdir)
 
@@ -44,9 +40,7 @@ def signals(runs: Runs, count: int, rng: random.Random) -> Iterator[str]:
     """Sends signals at random moments, a second one now and then, to runs that then go on."""
     workdir = runs.new()
     for _ in range(count):
-        process = runs.started(workdir)
-        process.wait_for_begin()
-        time.sleep(rng.uniform(0, runs.seconds))
+        process = runs.at_a_moment(workdir, rng)
         number = rng.choice(list(_STATUS))
         second = rng.choice(list(_STATUS)) if rng.random() < 0.2 else None
         process.send(number)
@@ -54,7 +48,8 @@ def signals(runs: Runs, count: int, rng: random.Random) -> Iterator[str]:
             time.sleep(rng.uniform(0, 0.2))
             with contextlib.suppress(ProcessLookupError):
                 process.send(second)
-        yield _of_signal(process.end(), {number, second})
+        sent = [number] if second is None else [number, second]
+        yield _of_signal(process.end(), sent)
         if "evaluation.json" in state_names(workdir):
             compared = runs.end(workdir)
             if compared != "same":
@@ -65,13 +60,15 @@ def signals(runs: Runs, count: int, rng: random.Random) -> Iterator[str]:
         yield f"after signals: {compared}"
 
 
-def _of_signal(ended: forking.Ended, sent: set[signal.Signals | None]) -> str:
+def _of_signal(ended: forking.Ended, sent: Sequence[signal.Signals]) -> str:
     finished = "Written to" in ended.output
-    expected = {_STATUS[each] for each in sent if each is not None}
-    if has_traceback(ended):
-        return f"traceback: {last_words(ended)}"
+    expected = {_STATUS[each] for each in sent}
+    if trace := traceback_in(ended):
+        return f"traceback: {last_words(ended)}: {trace[:1500]}"
     if ended.status == 0 or (finished and -ended.status in sent):
         return "same: it was finished" if finished else f"ended too early: {last_words(ended)}"
+    if -ended.status in sent[1:]:
+        return "told, and ended by the second one while it ended"
     if ended.status not in expected:
         return f"another status: {last_words(ended)}"
     told = "run the same command again to go on" in ended.output
@@ -116,18 +113,16 @@ def _full_disk(runs: Runs, mounted: pathlib.Path, rng: random.Random) -> str:
     workdir, ballast = mounted / "run", mounted / "ballast"
     warns = rng.random() < 0.5
     flags = ["--on_save_failure=warn"] if warns else []
-    process = runs.started(workdir, *flags)
-    process.wait_for_begin()
-    time.sleep(rng.uniform(0, runs.seconds))
+    process = runs.at_a_moment(workdir, rng, *flags)
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(2**12)):
             pass
     if warns:
-        time.sleep(rng.uniform(0, runs.seconds / 2))
+        process.wait_for_work(rng.uniform(0, runs.seconds))
         ballast.unlink()
     ended = process.end()
     ballast.unlink(missing_ok=True)
-    if has_traceback(ended) or ended.status not in (0, 1):
+    if traceback_in(ended) or ended.status not in (0, 1):
         return f"not told: {last_words(ended)}"
     if ended.status == 1 and "Expected" not in last_words(ended):
         return f"not told: {last_words(ended)}"
@@ -158,13 +153,7 @@ def clocks(runs: Runs, count: int, rng: random.Random) -> Iterator[str]:
         workdir = runs.new()
         for _ in range(2):
             seed = rng.randrange(1, 2**31)
-            process = runs.started(
-                workdir, first=lambda seed=seed: forking.let_the_clock_jump(seed)
-            )
-            process.wait_for_begin()
-            time.sleep(rng.uniform(0, runs.seconds))
-            process.send(signal.SIGKILL)
-            process.end()
+            runs.stopped(workdir, rng, first=lambda seed=seed: forking.let_the_clock_jump(seed))
         yield runs.end(workdir)
         shutil.rmtree(workdir)
 
@@ -179,17 +168,13 @@ def deterministic(runs: Runs, count: int, rng: random.Random) -> Iterator[str]:
         for is_last in (False, True):
             flags = [f"--{name}={rng.choice(['auto', 'on', 'off'])}" for name in _WAYS]
             cores = [0] if rng.random() < 0.5 else range(psutil.cpu_count())
-            process = runs.started(
-                workdir,
-                "--deterministic",
-                *flags,
-                first=functools.partial(os.sched_setaffinity, 0, cores),
-            )
-            process.wait_for_begin()
-            if not is_last:
-                time.sleep(rng.uniform(0, runs.seconds))
-                process.send(signal.SIGTERM)
-            ended = process.end()
+            first = functools.partial(os.sched_setaffinity, 0, cores)
+            if is_last:
+                ended = runs.started(workdir, "--deterministic", *flags, first=first).end()
+            else:
+                runs.stopped(
+                    workdir, rng, "--deterministic", *flags, by=signal.SIGTERM, first=first
+                )
         if ended.status:
             yield last_words(ended)
         else:

@@ -11,6 +11,8 @@ import tensorflow_probability as tfp
 
 import amaml_tf as amaml
 from amaml_tf import solvers
+from amaml_tf.solvers.loop import integrate
+from amaml_tf.solvers.system import System
 
 
 def needs_step_size(kind: Any) -> bool:
@@ -51,6 +53,34 @@ def test_it_solves_a_linear_problem(name):
     expected = np.exp(-np.outer(times, rates))
     np.testing.assert_allclose(results.states, expected, rtol=0.1)
     assert not np.array_equal(results.states, expected)
+
+
+@every_solver
+def test_the_origin_of_time_changes_nothing(name):
+    solver = make(name)
+    if not isinstance(solver, solvers.OneStepSolver):
+        pytest.skip("a solver of TensorFlow Probability, whose steps are its own")
+
+    @tf.function
+    def run(start):
+        return integrate(
+            solver,
+            System(
+                lambda t, y: -y * (t - start)[:, tf.newaxis],
+                lambda t, y, vector: -vector * (t - start)[:, tf.newaxis],
+            ),
+            start,
+            start + 1.0,
+            tf.ones([1, 2], tf.float64),
+            max_num_steps=200,
+        )
+
+    early, late = (run(tf.constant(start, tf.float64)) for start in (0.0, 2.0))
+    np.testing.assert_allclose(late.state, early.state, rtol=1e-6)
+    np.testing.assert_array_equal(
+        late.diagnostics.num_accepted_steps, early.diagnostics.num_accepted_steps
+    )
+    np.testing.assert_array_equal(late.diagnostics.status, early.diagnostics.status)
 
 
 @every_solver

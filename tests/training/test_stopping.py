@@ -1,5 +1,6 @@
 """Signals: what is at work ends as documented, saved, and says how to go on."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -126,6 +127,41 @@ def test_a_stop_that_comes_out_as_another_error_is_a_stop():
     assert stopped.value.status == 143
 
 
+def test_a_stop_that_comes_out_as_a_mistake_of_the_users_is_a_stop():
+    """As when C++ code takes a word for a list of letters, because `Stopped` was lost in it."""
+    with pytest.raises(stopping.Stopped), stopping.caught():  # noqa: PT012
+        with contextlib.suppress(stopping.Stopped):
+            signal.raise_signal(signal.SIGTERM)
+        raise amaml.UsageError("Expected kind to be one of two, got 'r'.")
+
+
+def test_a_stop_that_is_lost_is_raised_in_the_end():
+    with (
+        pytest.raises(stopping.Stopped) as stopped,
+        stopping.caught(),
+        contextlib.suppress(stopping.Stopped),
+    ):
+        signal.raise_signal(signal.SIGHUP)
+    assert stopped.value.status == 129
+
+
+class LostSignal(keras.callbacks.Callback):
+    """A signal whose exception is lost, as in C++ code that calls Python."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if not batch:
+            with contextlib.suppress(stopping.Stopped):
+                signal.raise_signal(signal.SIGTERM)
+
+
+def test_nothing_is_written_after_a_stop_that_was_lost(learner, tmp_path):
+    learner.optimizer.iterations.assign(0)
+    with pytest.raises(stopping.Stopped, match="before the first meta-step, with nothing to save"):
+        train(learner, tmp_path, LostSignal(), log_every=1)
+    assert not training.has_checkpoint(tmp_path)
+    assert not (tmp_path / training.LOG_FILE).exists()
+
+
 def test_a_mistake_that_is_told_is_told_in_spite_of_a_signal():
     with pytest.raises(amaml.UsageError, match="Expected"), stopping.caught():  # noqa: PT012
         stopping.hold()
@@ -144,7 +180,7 @@ def test_when_the_stop_cannot_be_saved(learner, tmp_path, monkeypatch):
 
 
 def test_elsewhere_a_signal_stops_at_once():
-    with stopping.caught(), pytest.raises(stopping.Stopped, match=r"^$"):
+    with pytest.raises(stopping.Stopped, match=r"^$"), stopping.caught():
         signal.raise_signal(signal.SIGTERM)
 
 

@@ -76,6 +76,11 @@ def logged_steps(workdir):
         return [int(row["step"]) for row in csv.DictReader(file)]
 
 
+def log_without_seconds(workdir):
+    with open(workdir / training.LOG_FILE, newline="") as file:
+        return [row | {"seconds": ""} for row in csv.DictReader(file)]
+
+
 class StopAfter(keras.callbacks.Callback):
     def __init__(self, batch, error=KeyboardInterrupt):
         super().__init__()
@@ -133,6 +138,19 @@ def test_an_interruption_saves_and_says_how_to_go_on(runs, whole, tmp_path):
         runs.train(tmp_path, 7, callbacks=[StopAfter(3)])
     assert_equal(runs.train(tmp_path, 7), whole[1])
     assert logged_steps(tmp_path) == [2, 4, 6, 7]
+
+
+class StopAtTheEndOfARow(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stop", [StopAfter(2), StopAtTheEndOfARow()], ids=["before", "at"])
+def test_a_callback_that_interrupts_the_end_of_a_row_loses_no_row(runs, whole, tmp_path, stop):
+    with pytest.raises(KeyboardInterrupt, match="after meta-step 2 of 7, which is saved"):
+        runs.train(tmp_path, 7, callbacks=[stop])
+    runs.train(tmp_path, 7)
+    assert log_without_seconds(tmp_path) == log_without_seconds(whole[0])
 
 
 def test_after_a_crash_the_log_forgets_what_is_done_again(runs, whole, tmp_path):
