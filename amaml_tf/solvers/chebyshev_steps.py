@@ -36,8 +36,8 @@ class ChebyshevSteps(OneStepSolver):
         rows: Rows | None = None,
         row: tf.Tensor | int = 0,
     ) -> Step:
-        # A pass evaluates f at Y_j, and makes Y_{j+1} of it. What a loop hands on lies in memory, where
-        # the kernels of f read it as it is: XLA would copy the arithmetic for Y_j into each of them.
+        # A pass evaluates f at Y_j, and makes Y_{j+1} of it. What a loop hands on lies in memory,
+        # where the kernels of f read it: XLA would copy the arithmetic for Y_j into each of them.
         def stage(
             j: tf.Tensor,
             y: tf.Tensor,
@@ -47,7 +47,8 @@ class ChebyshevSteps(OneStepSolver):
             rows: Rows | tuple[()],
         ) -> tuple[tf.Tensor | Rows | tuple[()], ...]:
             if isinstance(rows, Rows):
-                rows = rows.write(tf.where(j < most, tf.minimum(row + j, rows.last), rows.last), y)
+                at = tf.where(j < most, tf.minimum(row + j, rows.last), rows.last)
+                rows = rows.write(at, y)
             f = system.derivative(self._time(time, step_size, num_stages, j), y)
             f0 = tf.where(j == 0, f, f0)
             new = self._state(num_stages, j + 1, step_size, (state, y, y_before), (f0, f))
@@ -56,9 +57,8 @@ class ChebyshevSteps(OneStepSolver):
         most, first, start = self._most(num_stages), tf.constant(0), state
         if self.adaptive:
             # An adaptive step needs f at its end as well, and f at its start may be known.
-            first, written = tf.cast(known, tf.int32), (state, state, state)
-            begun = self._state(num_stages, first, step_size, written, (derivative, derivative))
-            start, last = begun, most
+            first, last = tf.cast(known, tf.int32), most
+            start = self._state(num_stages, first, step_size, (state,) * 3, (derivative,) * 2)
             rows = rows if rows is None else rows.write(tf.minimum(row, rows.last), state)
         else:
             derivative, last = tf.zeros_like(state), most - 1

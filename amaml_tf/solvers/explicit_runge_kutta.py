@@ -17,6 +17,9 @@ class ExplicitRungeKutta(OneStepSolver):
     One step is `U_i = y + h sum_{j<i} a_ij f(U_j)`, `y' = y + h sum_i b_i f(U_i)`. Subclasses set
     the class attributes. An adaptive subclass evaluates one more stage, f at the end of the step.
     It enters the error estimate, and the next step starts with it.
+
+    The loops over stages hand on where f is evaluated. It lies in memory then, where the kernels of
+    f read it: XLA would copy the arithmetic for the stage state into each of them.
     """
 
     #: Matrix a `[S, S]`, strictly lower triangular; row i gives the state of stage i.
@@ -64,8 +67,6 @@ class ExplicitRungeKutta(OneStepSolver):
         def state_of(i: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
             return state + h * tf.tensordot(tf.gather(a, i), slopes[:stages], 1)
 
-        # What a loop hands on lies in memory, where the kernels of f read it as it is: XLA would
-        # copy the arithmetic for the stage state into each of them.
         def stage(
             i: tf.Tensor, stage_state: tf.Tensor, slopes: tf.Tensor, rows: Rows | tuple[()]
         ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, Rows | tuple[()]]:
@@ -83,8 +84,7 @@ class ExplicitRungeKutta(OneStepSolver):
         )
         new_state = state + h * tf.tensordot(a[stages], slopes[:stages], 1)
         if not self.adaptive:
-            none = state[:, :0]
-            return Step(new_state, none, none, None, written or None)
+            return Step(new_state, state[:, :0], state[:, :0], None, written or None)
         weights = tf.constant(self.error_weights, state.dtype)
         error = h * tf.tensordot(weights, slopes, 1)
         return Step(new_state, slopes[0], slopes[stages], error, written or None)
