@@ -63,7 +63,7 @@ def vector_field(
         time: tf.Tensor, u: tf.Tensor, cotangent: tf.Tensor
     ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         del time
-        direction = -scaled(cotangent)
+        direction = scaled(cotangent)
         gradient, hessian, mixed = function.curvature(u, held, state, direction, *support)
         rates_bar = rates
         if has_rates:
@@ -72,9 +72,9 @@ def vector_field(
                 rates_bar = tf.reduce_sum(rates_bar, axis=-1, keepdims=True)
         anchor_bar = anchor
         if has_anchor:
-            anchor_bar = -proximal_weight * direction
-            hessian += proximal_weight * direction
-        return hessian, (mixed, rates_bar, anchor_bar)
+            anchor_bar = proximal_weight * direction
+            hessian += anchor_bar
+        return -hessian, (-mixed, rates_bar, anchor_bar)
 
     def second_derivative(time: tf.Tensor, u: tf.Tensor, slope: tf.Tensor) -> tf.Tensor:
         del time

@@ -36,6 +36,8 @@ class ChebyshevSteps(OneStepSolver):
         rows: Rows | None = None,
         row: tf.Tensor | int = 0,
     ) -> Step:
+        # A pass evaluates f at Y_j, and makes Y_{j+1} of it. What a loop hands on lies in memory,
+        # where the kernels of f read it: XLA would copy the arithmetic for Y_j into each of them.
         def stage(
             j: tf.Tensor,
             y: tf.Tensor,
@@ -45,27 +47,25 @@ class ChebyshevSteps(OneStepSolver):
             rows: Rows | tuple[()],
         ) -> tuple[tf.Tensor | Rows | tuple[()], ...]:
             if isinstance(rows, Rows):
-                at = tf.where(j > 0, tf.minimum(row + j - 1, rows.last), rows.last)
+                at = tf.where(j < most, tf.minimum(row + j, rows.last), rows.last)
                 rows = rows.write(at, y)
-            if not self.adaptive:
-                f = system.derivative(self._time(time, step_size, num_stages, j - 1), y)
-                f0 = tf.where(j == 1, f, f0)
-            new = self._state(num_stages, j, step_size, (state, y, y_before), (f0, f))
-            if self.adaptive:
-                f = system.derivative(self._time(time, step_size, num_stages, j), new)
-                f0 = tf.where(j == 0, f, f0)
+            f = system.derivative(self._time(time, step_size, num_stages, j), y)
+            f0 = tf.where(j == 0, f, f0)
+            new = self._state(num_stages, j + 1, step_size, (state, y, y_before), (f0, f))
             return j + 1, new, _copy(y, j), f0, f, rows
 
-        # An adaptive step needs f at its end as well. Its stage 0 only evaluates f at the start, if
-        # that is not known.
-        first = tf.cast(known, tf.int32)
-        if not self.adaptive:
-            first, derivative = tf.constant(1), tf.zeros_like(state)
-        most = self._most(num_stages)
+        most, first, start = self._most(num_stages), tf.constant(0), state
+        if self.adaptive:
+            # An adaptive step needs f at its end as well, and f at its start may be known.
+            first, last = tf.cast(known, tf.int32), most
+            start = self._state(num_stages, first, step_size, (state,) * 3, (derivative,) * 2)
+            rows = rows if rows is None else rows.write(tf.minimum(row, rows.last), state)
+        else:
+            derivative, last = tf.zeros_like(state), most - 1
         _, new_state, _, derivative, new_derivative, written = tf.while_loop(
-            lambda j, *_: j <= most,
+            lambda j, *_: j <= last,
             stage,
-            (first, state, state, derivative, derivative, () if rows is None else rows),
+            (first, start, state, derivative, derivative, () if rows is None else rows),
             maximum_iterations=self.max_num_stages + 1,
         )
         if not self.adaptive:
@@ -115,28 +115,38 @@ class ChebyshevSteps(OneStepSolver):
         # part of that of Y_{j-1} from Y_{j+1}. Y_0 and F_0 enter every stage: theirs are sums.
         h = step_size[:, tf.newaxis]
 
+        def before(
+            j: tf.Tensor, y_bar: tf.Tensor, f0_bar: tf.Tensor
+        ) -> tuple[Coefficients, tf.Tensor, tf.Tensor]:
+            """Returns the coefficients of stage j, Y_{j-1} and the cotangent of F_{j-1}."""
+            c = self._coefficients(num_stages, j, cotangent.dtype)
+            f_bar = c.mu_tilde * h * y_bar + tf.cast(j == 1, h.dtype) * f0_bar
+            return c, rows.read(tf.maximum(row + j - 1, 0)), f_bar
+
         def stage(
             j: tf.Tensor,
+            at: tuple[Coefficients, tf.Tensor, tf.Tensor],
             y_bar: tf.Tensor,
             pending: tf.Tensor,
             y0_bar: tf.Tensor,
             f0_bar: tf.Tensor,
             constants: tuple[tf.Tensor, ...],
         ) -> tuple[tf.Tensor | tuple[tf.Tensor, ...], ...]:
-            c = self._coefficients(num_stages, j, cotangent.dtype)
-            f_bar = c.mu_tilde * h * y_bar + tf.cast(j == 1, h.dtype) * f0_bar
-            at = self._time(time, step_size, num_stages, j - 1)
-            from_f, from_constants = system.vjp(at, rows.read(row + j - 1), f_bar)
+            c, y, f_bar = at
+            stage_time = self._time(time, step_size, num_stages, j - 1)
+            from_f, from_constants = system.vjp(stage_time, y, f_bar)
             constants = tuple(a + b for a, b in zip(constants, from_constants, strict=True))
             y0_bar += (1 - c.mu - c.nu) * y_bar
             f0_bar += c.gamma_tilde * h * y_bar
-            return j - 1, pending + c.mu * y_bar + from_f, c.nu * y_bar, y0_bar, f0_bar, constants
+            pending, y_bar = c.nu * y_bar, pending + c.mu * y_bar + from_f
+            at = before(j - 1, y_bar, f0_bar)
+            return j - 1, at, y_bar, pending, y0_bar, f0_bar, constants
 
-        zero = tf.zeros_like(cotangent)
-        _, y_bar, _, y0_bar, _, constants = tf.while_loop(
+        zero, last = tf.zeros_like(cotangent), self._most(num_stages)
+        _, _, y_bar, _, y0_bar, _, constants = tf.while_loop(
             lambda j, *_: j >= 1,
             stage,
-            (self._most(num_stages), cotangent, zero, zero, zero, constants),
+            (last, before(last, cotangent, zero), cotangent, zero, zero, zero, constants),
             maximum_iterations=self.max_num_stages,
         )
         return y_bar + y0_bar, constants

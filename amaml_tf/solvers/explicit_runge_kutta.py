@@ -17,6 +17,9 @@ class ExplicitRungeKutta(OneStepSolver):
     One step is `U_i = y + h sum_{j<i} a_ij f(U_j)`, `y' = y + h sum_i b_i f(U_i)`. Subclasses set
     the class attributes. An adaptive subclass evaluates one more stage, f at the end of the step.
     It enters the error estimate, and the next step starts with it.
+
+    The loops over stages hand on where f is evaluated. It lies in memory then, where the kernels of
+    f read it: XLA would copy the arithmetic for the stage state into each of them.
     """
 
     #: Matrix a `[S, S]`, strictly lower triangular; row i gives the state of stage i.
@@ -61,25 +64,27 @@ class ExplicitRungeKutta(OneStepSolver):
             if rows is not None:
                 rows = rows.write(tf.minimum(row, rows.last), state)
 
+        def state_of(i: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
+            return state + h * tf.tensordot(tf.gather(a, i), slopes[:stages], 1)
+
         def stage(
-            i: tf.Tensor, slopes: tf.Tensor, rows: Rows | tuple[()]
-        ) -> tuple[tf.Tensor, tf.Tensor, Rows | tuple[()]]:
-            stage_state = state + h * tf.tensordot(tf.gather(a, i), slopes[:stages], 1)
+            i: tf.Tensor, stage_state: tf.Tensor, slopes: tf.Tensor, rows: Rows | tuple[()]
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, Rows | tuple[()]]:
             if isinstance(rows, Rows):
                 rows = rows.write(tf.minimum(row + i, rows.last), stage_state)
             slope = system.derivative(time + tf.gather(c, i) * step_size, stage_state)
-            return i + 1, tf.tensor_scatter_nd_update(slopes, [[i]], [slope]), rows
+            slopes = tf.tensor_scatter_nd_update(slopes, [[i]], [slope])
+            return i + 1, state_of(tf.minimum(i + 1, stages), slopes), slopes, rows
 
-        _, slopes, written = tf.while_loop(
+        _, _, slopes, written = tf.while_loop(
             lambda i, *_: i < count,
             stage,
-            (first, slopes, () if rows is None else rows),
+            (first, state_of(first, slopes), slopes, () if rows is None else rows),
             maximum_iterations=count,
         )
         new_state = state + h * tf.tensordot(a[stages], slopes[:stages], 1)
         if not self.adaptive:
-            none = state[:, :0]
-            return Step(new_state, none, none, None, written or None)
+            return Step(new_state, state[:, :0], state[:, :0], None, written or None)
         weights = tf.constant(self.error_weights, state.dtype)
         error = h * tf.tensordot(weights, slopes, 1)
         return Step(new_state, slopes[0], slopes[stages], error, written or None)
@@ -103,22 +108,28 @@ class ExplicitRungeKutta(OneStepSolver):
         c = tf.reduce_sum(a, axis=1)
         h = step_size[:, tf.newaxis]
 
-        def stage(
-            i: tf.Tensor, stage_bars: tf.Tensor, constants: tuple[tf.Tensor, ...]
-        ) -> tuple[tf.Tensor, tf.Tensor, tuple[tf.Tensor, ...]]:
+        def before(i: tf.Tensor, stage_bars: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            """Returns the state of stage i, and the cotangent of f there."""
+            i = tf.maximum(i, 0)
             from_later = tf.tensordot(tf.gather(a, i, axis=1), stage_bars, 1)
-            f_bar = h * (tf.gather(b, i) * cotangent + from_later)
-            stage_bar, from_constants = system.vjp(
-                time + tf.gather(c, i) * step_size, rows.read(row + i), f_bar
-            )
-            constants = tuple(x + y for x, y in zip(constants, from_constants, strict=True))
-            return i - 1, tf.tensor_scatter_nd_update(stage_bars, [[i]], [stage_bar]), constants
+            return rows.read(row + i), h * (tf.gather(b, i) * cotangent + from_later)
 
-        stage_bars = _zeros(stages, cotangent)
-        _, stage_bars, constants = tf.while_loop(
+        def stage(
+            i: tf.Tensor,
+            at: tuple[tf.Tensor, tf.Tensor],
+            stage_bars: tf.Tensor,
+            constants: tuple[tf.Tensor, ...],
+        ) -> tuple[tf.Tensor | tuple[tf.Tensor, ...], ...]:
+            stage_bar, from_constants = system.vjp(time + tf.gather(c, i) * step_size, *at)
+            constants = tuple(x + y for x, y in zip(constants, from_constants, strict=True))
+            stage_bars = tf.tensor_scatter_nd_update(stage_bars, [[i]], [stage_bar])
+            return i - 1, before(i - 1, stage_bars), stage_bars, constants
+
+        last, stage_bars = tf.constant(stages - 1), _zeros(stages, cotangent)
+        _, _, stage_bars, constants = tf.while_loop(
             lambda i, *_: i >= 0,
             stage,
-            (tf.constant(stages - 1), stage_bars, constants),
+            (last, before(last, stage_bars), stage_bars, constants),
             maximum_iterations=stages,
         )
         return cotangent + tf.reduce_sum(stage_bars, axis=0), constants
