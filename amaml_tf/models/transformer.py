@@ -53,9 +53,14 @@ def transformer(
         )
     inputs = keras.Input(tuple(input_shape), dtype="int32")
     x = keras.layers.Flatten(dtype="int32")(inputs) if len(input_shape) > 1 else inputs
-    length = x.shape[1]
-    x = keras.layers.Embedding(vocabulary_size, width, dtype=dtype)(x)
-    x = PositionVectors(length, dtype=dtype)(x)
+    # Operations and layers of Keras alone, so that an export loads in plain Keras.
+    positions = keras.ops.cumsum(keras.ops.ones_like(x), axis=1) - 1
+    x = keras.layers.Add(dtype=dtype)(
+        [
+            keras.layers.Embedding(vocabulary_size, width, dtype=dtype)(x),
+            keras.layers.Embedding(x.shape[1], width, dtype=dtype, name="positions")(positions),
+        ]
+    )
     for _ in range(num_blocks):
         x = _block(x, width, num_heads, dtype)
     x = keras.layers.GlobalAveragePooling1D(dtype=dtype)(_normalized(x, dtype))
@@ -67,24 +72,6 @@ def transformer(
     if lora_rank is not None:
         _learn_updates_alone(model, lora_rank, seed)
     return model
-
-
-@keras.saving.register_keras_serializable(package="amaml_tf")
-class PositionVectors(keras.layers.Layer):
-    """Adds a learned vector to each position of a sequence."""
-
-    def __init__(self, length: int, **options: object) -> None:
-        super().__init__(**options)
-        self.length = length
-
-    def build(self, shape: tuple[int | None, ...]) -> None:
-        self.vectors = self.add_weight(shape=(self.length, shape[-1]), name="vectors")
-
-    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
-        return x + keras.ops.cast(self.vectors, x.dtype)
-
-    def get_config(self) -> dict[str, object]:
-        return {**super().get_config(), "length": self.length}
 
 
 def _normalized(x: keras.KerasTensor, dtype: str | None) -> keras.KerasTensor:

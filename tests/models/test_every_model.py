@@ -1,5 +1,8 @@
 """What holds for every inner model of the registry."""
 
+import zipfile
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -36,6 +39,17 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others(name):
     for one, another in zip(first.get_weights(), same.get_weights(), strict=True):
         np.testing.assert_array_equal(one, another)
     assert not np.array_equal(first.get_weights()[0], other.get_weights()[0])
+
+
+@every_model
+def test_a_saved_model_needs_keras_alone(name, tmp_path):
+    model = make(name, seed=0)
+    model.save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as saved:
+        assert "amaml" not in saved.read("config.json").decode()
+    x = np.random.default_rng(0).integers(0, 9, (2, 32, 32, 1))
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(loaded(x), model(x))
 
 
 @every_model
