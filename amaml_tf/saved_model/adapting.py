@@ -12,7 +12,7 @@ from amaml_tf.algorithms.base import Algorithm
 from amaml_tf.algorithms.flow_based import FlowBased
 from amaml_tf.aliases import Tensors
 from amaml_tf.functional.model import FunctionalModel
-from amaml_tf.saved_model import validation
+from amaml_tf.saved_model import validation, value_checks
 from amaml_tf.saved_model.bounds import Bounds, bounded, fixed_evaluations
 from amaml_tf.saved_model.interface import (
     Interface,
@@ -168,7 +168,7 @@ class Adapter:
         checks: list[Check] = []
         weights: list[tf.Tensor] = []
         if weight is not None:
-            checks = _weight_checks(weight, self.interface.takes_weights)
+            checks = value_checks.of_weights(weight, self.interface.takes_weights)
             counts = weight > 0  # what does not count need not be finite, or a label
             x, y, weight = tf.nest.map_structure(
                 lambda values: tf.boolean_mask(values, counts), (dict(x), dict(y), weight)
@@ -176,35 +176,16 @@ class Adapter:
             if self.interface.takes_weights:
                 weights = [tf.cast(weight, self.function.dtype)]
         run = self._run_weighted if weights else self._run
-        checks += [*self.value_checks("support_x", x), *self._target_checks(y)]
+        checks += [
+            *value_checks.of_inputs(self.interface, "support_x", x),
+            *value_checks.of_targets(self.interface, y),
+        ]
         error = validation.first_failure(checks)
         return tf.cond(
             tf.equal(error, ""),
             lambda: run(dict(x), dict(y), time, *weights),
             lambda: self._refused(error),
         )
-
-    def value_checks(self, name: str, x: Named) -> list[Check]:
-        """Returns checks of the values of inputs."""
-        checks = []
-        for end, values in x.items():
-            if values.dtype.is_floating:
-                checks.append(validation.is_finite(name + end, values))
-        return checks
-
-    def _target_checks(self, y: Named) -> list[Check]:
-        checks = []
-        for end, values in y.items():
-            classes = self.interface.labels[end]
-            if classes is not None:
-                name = f"support_y{end}"
-                checks.append(validation.is_between(name, values, 0, classes - 1, "labels"))
-            elif end in self.interface.probabilities:
-                name = f"support_y{end}"
-                checks.append(validation.is_between(name, values, 0, 1, "probabilities"))
-            elif values.dtype.is_floating:
-                checks.append(validation.is_finite(f"support_y{end}", values))
-        return checks
 
     def _program(self, *weight: tf.TensorSpec) -> Callable[..., Adapted]:
         interface, time = self.interface, tf.TensorSpec([], self.function.dtype)
@@ -284,26 +265,3 @@ class Adapter:
             lambda: tf.constant(""),
             lambda: tf.strings.regex_replace(told(), '"', ""),
         )
-
-
-def _weight_checks(weight: tf.Tensor, any_number: bool) -> list[Check]:
-    fine = tf.math.is_finite(weight) & (weight >= 0)
-    words = "finite numbers of 0 or more"
-    if not any_number:
-        fine, words = tf.equal(weight, 0) | tf.equal(weight, 1), "0 or 1"
-    return [
-        Check(
-            tf.reduce_all(fine),
-            lambda: tf.constant(
-                f"Expected support_weight of {words}, got others; leave an example out with "
-                "weight 0."
-            ),
-        ),
-        Check(
-            tf.reduce_any(weight > 0),
-            lambda: tf.constant(
-                "Expected support_weight above 0 for at least 1 row of a task, got none; send a "
-                "labelled example to adapt to."
-            ),
-        ),
-    ]

@@ -14,6 +14,7 @@ from amaml_tf.aliases import Tensors
 from amaml_tf.errors import UsageError
 from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.saved_model.class_names import check_class_names, from_logits
+from amaml_tf.saved_model.vocabularies import vocabulary_sizes
 from amaml_tf.units import Units
 
 #: Shapes and dtypes by the end of a name: "" for the only input, "_left" for one of several.
@@ -33,6 +34,7 @@ class Interface:
             adaptation use those of the support set.
         labels: for each of the targets, the number of classes, or None if they are no labels.
         probabilities: the targets that are probabilities, such as 0 or 1 of two classes.
+        vocabularies: for each of the inputs, how many tokens it may have, from 0; None: any number.
         units: how raw units become those of the model; None: requests have the model's.
         class_names: names of the classes, for classifiers; empty: answers do not name them.
         from_logits: whether the predictions of a classifier are logits, not probabilities.
@@ -47,6 +49,7 @@ class Interface:
     statistics: Specs
     labels: Mapping[str, int | None]
     probabilities: frozenset[str]
+    vocabularies: Mapping[str, int | None]
     units: Units | None
     class_names: tuple[str, ...]
     from_logits: bool
@@ -102,6 +105,10 @@ def interface_of(
         ),
         labels=labels,
         probabilities=_probabilities(function, outputs),
+        # In raw units, tokens are looked up from what requests have.
+        vocabularies=dict.fromkeys(inputs)
+        if units is not None
+        else dict(zip(inputs, vocabulary_sizes(model) or [None], strict=True)),
         units=units,
         class_names=tuple(class_names),
         from_logits=bool(class_names) and from_logits(function.loss.given),

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 
 from amaml_tf.aliases import Tensors
-from amaml_tf.saved_model import validation
+from amaml_tf.saved_model import validation, value_checks
 from amaml_tf.saved_model.adapting import Adapted, Adapter, Named
 from amaml_tf.saved_model.interface import Interface, Specs
 from amaml_tf.saved_model.validation import Check
@@ -131,7 +131,9 @@ class Signatures:
 
         def one(task: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             query = _ends(task, "query_x")
-            wrong = validation.first_failure(self._adapter.value_checks("query_x", query))
+            wrong = validation.first_failure(
+                value_checks.of_inputs(self._interface, "query_x", query)
+            )
             support = _ends(task, "support_x"), _ends(task, "support_y")
             adapted = self._adapter.adapt(
                 *support, task["support_weight"], self._adapter.final_time()
@@ -141,7 +143,8 @@ class Signatures:
                 parameters=tf.where(tf.equal(error, ""), adapted.parameters, float("nan"))
             )
             parameters = self._adapter.unravel(adapted.parameters)
-            predictions = self._predictions(parameters, adapted.statistics, query)
+            known = value_checks.known_tokens(self._interface, query)
+            predictions = self._predictions(parameters, adapted.statistics, known)
             if "classes" in predictions:
                 named = tf.where(tf.equal(error, ""), predictions["classes"], "")
                 predictions["classes"] = named
@@ -237,17 +240,20 @@ class Signatures:
             fine = {
                 name: tf.ensure_shape(tensor, specs[name].shape) for name, tensor in came.items()
             }
-        finite = [
+        # The values of a support set are looked at where it is adapted to.
+        seen = {n: t for n, t in fine.items() if values and not n.startswith("support_")}
+        sound = [
             validation.is_finite(
                 name, tensor, *(["send what adapt gave"] if name in self._adapted_specs() else ())
             )
-            for name, tensor in fine.items()
-            # The values of a support set are looked at where it is adapted to.
-            if values and tensor.dtype.is_floating and not name.startswith("support_")
+            for name, tensor in seen.items()
+            if tensor.dtype.is_floating
         ]
-        if not finite:
+        for begin in ("x", "query_x"):
+            sound += value_checks.of_tokens(self._interface, begin, _ends(seen, begin))
+        if not sound:
             return fine
-        wrong = validation.first_failure(finite)
+        wrong = validation.first_failure(sound)
         with tf.control_dependencies([validation.require_none(wrong)]):
             return {name: tf.identity(tensor) for name, tensor in fine.items()}
 

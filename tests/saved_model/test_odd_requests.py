@@ -202,3 +202,41 @@ def test_targets_that_no_class_has(tmp_path, outputs, loss, spec, good, words):
     np.testing.assert_allclose(adapted["predictions"], learner.adapt((X, good))(X), atol=1e-5)
     for wrong in (good + 3, good - 1):
         refused(session, "adapt", words, support_x=X, support_y=wrong)
+
+
+@pytest.fixture(scope="module")
+def of_tokens(tmp_path_factory):
+    """A session on the export of a model that reads seven tokens, flattened."""
+    inputs = keras.Input((2, 2), dtype="int32")
+    x = keras.layers.Embedding(7, 3)(keras.layers.Flatten(dtype="int32")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.GlobalMaxPooling1D()(x)))
+    return Session(save_initialization(learner_of(model, "mse"), tmp_path_factory.mktemp("tokens")))
+
+
+@pytest.mark.parametrize("wrong", [-1, 7])
+@pytest.mark.parametrize(
+    "signature", ["serving_default", "adapt", "adapt_and_predict", "predict_with", "batch"]
+)
+def test_tokens_that_no_embedding_knows(of_tokens, signature, wrong):
+    tokens = np.arange(8, dtype="int32").reshape(2, 2, 2) % 7
+    bad, y = np.where(tokens == 3, wrong, tokens).astype("int32"), np.ones((2, 1), "float32")
+    support = {"support_x": tokens, "support_y": y}
+    words = f"to be tokens from 0 to 6, got {min(0, wrong)} to {max(6, wrong)}"
+    if signature == "batch":
+        given = {**support, "support_weight": np.ones(2, "float32"), "query_x": bad}
+        tasks = {name: np.stack([value, value]) for name, value in given.items()}
+        tasks["query_x"][1] = tokens
+        found = of_tokens("adapt_and_predict_batch", **tasks)
+        assert words in found["error"][0].decode()
+        assert found["error"][1] == b""
+        return
+    given = {
+        "serving_default": {"x": bad},
+        "adapt": {**support, "support_x": bad},
+        "adapt_and_predict": {**support, "query_x": bad},
+        "predict_with": {"x": bad},
+    }[signature]
+    if signature == "predict_with":
+        adapted = of_tokens("adapt", **support)
+        given |= {k: v for k, v in adapted.items() if k.startswith("parameter_")}
+    refused(of_tokens, signature, words, **given)
