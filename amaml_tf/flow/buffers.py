@@ -13,8 +13,9 @@ from amaml_tf.errors import UsageError
 from amaml_tf.flow.segments import most_stages
 from amaml_tf.solvers.tfp_solver import OneStepSolver
 
-# With this many states of all tasks, runs of 150 evaluations compute none more than twice.
-_FEWEST_STATES = 18
+# With this many states of all tasks, runs of 80 evaluations compute none more than twice. A solver
+# and its adjoint work with as many again, so that all is about 24 states.
+_FEWEST_STATES = 13
 # Where more than these fit, in bytes: all states of a run of known length, or else this much, as
 # XLA clears a buffer even if a run turns out to be short.
 _KNOWN_LENGTH_BYTES, _UNKNOWN_LENGTH_BYTES = 2**27, 2**23

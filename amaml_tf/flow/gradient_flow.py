@@ -62,11 +62,11 @@ class GradientFlow(Configurable):
         max_checkpoints: number of states of all tasks together that a run keeps in memory, more
             than a step has stages. A run that evaluates more gradients than these computes states
             again in the backward pass: with K states none more than twice up to about K² / 2
-            gradients, about three times up to 2 K². None (default): 8 MiB of states, at least 18;
+            gradients, about three times up to 2 K². None (default): 8 MiB of states, at least 13;
             for fixed steps, whose number is known, all states if they fit into 128 MiB, else
             as many as it takes to compute none more than twice.
         memory_budget: the same in MiB, in place of `max_checkpoints`. A solver and its adjoint
-            need about 16 states more to work with, and the model what it needs for its gradient.
+            need about 12 states more to work with, and the model what it needs for its gradient.
             Default None.
         proximal_weight: w >= 0, for a term w/2 |u - θ|² added to L_S. Default 0.
 
