@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from amaml_tf.algorithms.base import REGISTRY, MetaDiagnostics, MetaGradients, places_of
+from amaml_tf.algorithms.base import REGISTRY, MetaDiagnostics, MetaGradients
 from amaml_tf.algorithms.flow_based import FlowBased
 from amaml_tf.algorithms.learned_flow import LearnedFlow
 from amaml_tf.algorithms.task_weights import TaskWeights, arrived
@@ -118,19 +117,16 @@ class AdjointMAML(FlowBased):
         if self.shortest_time is None:
             return self.final_time()
         if places is None:  # these are all tasks of a batch
-            places = self._places(num_tasks, dtype)
+            places = self.places(num_tasks, dtype)
         return self.shortest_time * (self.flow.final_time / self.shortest_time) ** places
 
-    def _places(self, num_tasks: int | tf.Tensor, dtype: tf.DType) -> np.ndarray | tf.Tensor:
-        """Returns where each task stands in its batch, `[B]`."""
-        if not isinstance(num_tasks, int):
-            return places_of(num_tasks, dtype)
-        if num_tasks < 2:
+    def places(self, num_tasks: int | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+        if self.shortest_time is not None and isinstance(num_tasks, int) and num_tasks < 2:
             raise UsageError(
                 f"Expected batches of 2 tasks or more with shortest_time={self.shortest_time}, "
                 "whose times are spread over a batch, got 1 task; use more tasks, or leave it out."
             )
-        return (np.arange(num_tasks) + 0.5) / num_tasks
+        return super().places(num_tasks, dtype)
 
     def meta_gradients(
         self,

@@ -127,6 +127,10 @@ class Algorithm(Configurable, abc.ABC):
             "of a Keras optimizer."
         )
 
+    def places(self, num_tasks: int | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+        """Returns where each task stands in its meta-batch, `[B]`: (i + 1/2) / B."""
+        return (tf.range(num_tasks, dtype=dtype) + 0.5) / tf.cast(num_tasks, dtype)
+
     @abc.abstractmethod
     def meta_gradients(
         self,
@@ -147,8 +151,3 @@ class Algorithm(Configurable, abc.ABC):
 
 #: Algorithms, by the names that flags use.
 REGISTRY: Registry[Algorithm] = Registry("algorithm")
-
-
-def places_of(num_tasks: int | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Returns where each task stands in its meta-batch, `[B]`: (i + 1/2) / B."""
-    return (tf.range(num_tasks, dtype=dtype) + 0.5) / tf.cast(num_tasks, dtype)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
-from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics, MetaGradients, places_of
+from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics, MetaGradients
 from amaml_tf.algorithms.task_weights import arrived
 from amaml_tf.aliases import Outputs, Scalar, Tensors
 from amaml_tf.episodes import Episodes, Examples, number_of_tasks
@@ -157,7 +157,7 @@ class Programs:
             return self._meta_step(
                 Values.of(self._function, self._algorithm), (episodes, None), with_before
             )
-        tasks = episodes, places_of(number_of_tasks(episodes), self._function.dtype)
+        tasks = episodes, self._algorithm.places(number_of_tasks(episodes), self._function.dtype)
         part = self._parts("meta_step", tasks, with_before)
         return MetaStep.of(part, len(self._function.model.trainable_variables))
 

@@ -104,8 +104,10 @@ def test_what_does_not_go_with_it_is_refused(shortest_time, options, message):
         amaml.algorithms.AdjointMAML(flow, shortest_time=shortest_time, **learned)
 
 
-def test_a_batch_of_one_task_is_refused():
+@pytest.mark.parametrize("tasks_per_step", [None, 1])
+def test_a_batch_of_one_task_is_refused(tasks_per_step):
     problem = problems.dense(num_tasks=1)
     learner = learner_of(problem, amaml.GradientFlow(), shortest_time=SHORTEST)
+    learner.compile(loss="mse", tasks_per_step=tasks_per_step)
     with pytest.raises(ValueError, match="Expected batches of 2 tasks or more with shortest_time"):
         learner.meta_gradients(problem.episodes)
