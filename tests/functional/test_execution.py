@@ -132,3 +132,14 @@ def test_one_task_of_a_large_model():
     plain = learner_of("mse", vectorize="off", jit_compile="off")
     for one, other in zip(found.gradients, plain.meta_gradients(batch).gradients, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("every_model_is_large")
+def test_a_large_model_inside_a_users_own_xla():
+    batch = episodes()
+    learner = learner_of("mse")
+    program = tf.function(lambda given: learner.meta_gradients(given).gradients, jit_compile=True)
+    plain = learner_of("mse", vectorize="off", jit_compile="off").meta_gradients(batch)
+    for one, other in zip(program(batch), plain.gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert learner.execution == COMPILED_DERIVATIVES
