@@ -187,7 +187,7 @@ def test_weights_beside_the_episodes_are_refused(shared, name):
     ids=["ragged", "ragged tasks", "sparse"],
 )
 def test_episodes_that_are_not_dense_are_refused(shared, make):
-    learner, ((x, y), query) = shared("sgd"), episodes()
+    learner, ((x, y), query) = shared(keras.optimizers.SGD()), episodes()
     data = tf.data.Dataset.from_tensors(((make(x), y), query))
     for call in (
         lambda: learner.fit(data, verbose=0),
