@@ -29,18 +29,17 @@ def map_tasks(
             parallel, each by itself.
         jit_compile: whether XLA compiles `one`, if tasks are computed each by itself.
     """
+    task = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape[1:], v.dtype), tasks)
+    # Traced once, for the types of its results and for the loop.
+    traced = tf.function(one, autograph=False, jit_compile=jit_compile)
+    if jit_compile:
+        require_compilable(traced.get_concrete_function(task))
     if tf.nest.flatten(tasks)[0].shape[0] == 1:  # LiteRT has no map_fn
-        one = tf.function(one, autograph=False, jit_compile=True) if jit_compile else one
-        result = one(tf.nest.map_structure(lambda v: v[0], tasks))
+        call = traced if jit_compile else one
+        result = call(tf.nest.map_structure(lambda v: v[0], tasks))
         return tf.nest.map_structure(lambda v: v[tf.newaxis], result)
     if vectorize:
         return tf.vectorized_map(one, tasks, warn=False)
-    # Traced once, for the types of its results and for the loop.
-    traced = tf.function(one, autograph=False, jit_compile=jit_compile)
-    task = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape[1:], v.dtype), tasks)
-    program = traced.get_concrete_function(task)
-    if jit_compile:
-        require_compilable(program)
-    results = program.structured_outputs
+    results = traced.get_concrete_function(task).structured_outputs
     signature = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), results)
     return tf.map_fn(traced, tasks, fn_output_signature=signature, parallel_iterations=8)

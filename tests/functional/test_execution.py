@@ -123,6 +123,14 @@ def test_a_mistake_of_the_user_is_not_tried_again(caplog):
 
 
 @pytest.mark.usefixtures("every_model_is_large")
+def test_one_task_of_a_large_model_that_xla_cannot_compile():
+    batch = tf.nest.map_structure(lambda v: v[:1], episodes())
+    learner = learner_of(of_python)
+    assert all(np.isfinite(g).all() for g in learner.meta_gradients(batch).gradients)
+    assert learner.execution == SIDE_BY_SIDE
+
+
+@pytest.mark.usefixtures("every_model_is_large")
 def test_one_task_of_a_large_model():
     (support, query), one = episodes(), slice(0, 1)
     batch = tf.nest.map_structure(lambda v: v[one], (support, query))
