@@ -42,15 +42,22 @@ class Layout(NamedTuple):
         rows = []
         for tensor, size in zip(tensors, self.sizes, strict=True):
             tensor = tf.convert_to_tensor(tensor)
-            rows.append(tf.reshape(tensor, tf.concat([tf.shape(tensor)[:batch_ndims], [size]], 0)))
+            rows.append(_reshaped(tensor, batch_ndims, (size,)))
         return tf.concat(rows, axis=-1)
 
     def unravel(self, vector: tf.Tensor) -> list[tf.Tensor]:
         """Splits `vector`, of shape `batch + [size]`, into tensors of shape `batch + shapes[i]`."""
-        batch_shape = tf.shape(vector)[:-1]
-        static_batch = vector.shape[:-1]
-        tensors = []
-        for part, shape in zip(tf.split(vector, self.sizes, axis=-1), self.shapes, strict=True):
-            tensor = tf.reshape(part, tf.concat([batch_shape, tf.constant(shape, tf.int32)], 0))
-            tensors.append(tf.ensure_shape(tensor, static_batch.concatenate(shape)))
-        return tensors
+        parts = tf.split(vector, self.sizes, axis=-1)
+        return [
+            _reshaped(part, vector.shape.rank - 1, shape)
+            for part, shape in zip(parts, self.shapes, strict=True)
+        ]
+
+
+def _reshaped(tensor: tf.Tensor, batch_ndims: int, shape: tuple[int, ...]) -> tf.Tensor:
+    """Returns `tensor` in the shape `batch + shape`, where `batch` has `batch_ndims` dimensions."""
+    batch = tensor.shape[:batch_ndims]
+    if batch.is_fully_defined():  # a large model has hundreds of tensors: no operations for shapes
+        return tf.reshape(tensor, [*batch, *shape])
+    sizes = tf.concat([tf.shape(tensor)[:batch_ndims], tf.constant(shape, tf.int32)], 0)
+    return tf.ensure_shape(tf.reshape(tensor, sizes), batch.concatenate(shape))

@@ -33,6 +33,7 @@ def capacity_of(
     max_checkpoints: int | None,
     memory_budget: float | None,
     state: tf.Tensor,
+    copies: int = 1,
 ) -> int:
     """Returns the number of states that a run keeps, of all tasks together.
 
@@ -42,12 +43,14 @@ def capacity_of(
         max_checkpoints: as in `GradientFlow`.
         memory_budget: as in `GradientFlow`.
         state: `[B, P]`, what is kept.
+        copies: runs at a time, which share the memory.
 
     Raises:
         UsageError: if too few states are allowed.
     """
     num_tasks, size = state.shape
-    state_bytes = max((num_tasks or _ASSUMED_TASKS) * size, 1) * state.dtype.size
+    num_tasks = copies * (num_tasks or _ASSUMED_TASKS)
+    state_bytes = max(num_tasks * size, 1) * state.dtype.size
     least = _fewest_states(solver)
     longest = (max_num_steps or _FEWEST_STATES) * most_stages(solver)
     fixed = isinstance(solver, OneStepSolver) and solver.max_num_steps is None
@@ -62,7 +65,7 @@ def capacity_of(
     return min(states, max(longest, least))
 
 
-def refuse_too_many(states: int, state: tf.Tensor) -> None:
+def refuse_too_many(states: int, state: tf.Tensor, copies: int = 1) -> None:
     """Raises an error if the machine's memory cannot hold a run; GPUs are not asked.
 
     Raises:
@@ -71,6 +74,7 @@ def refuse_too_many(states: int, state: tf.Tensor) -> None:
     num_tasks, size = state.shape
     if num_tasks is None or tf.config.list_physical_devices("GPU"):
         return
+    num_tasks *= copies
     installed = _memory_of_the_machine()
     needed = (states + _WORK_STATES) * num_tasks * size * state.dtype.size
     if needed > installed:

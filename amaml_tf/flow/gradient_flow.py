@@ -158,9 +158,9 @@ class GradientFlow(Configurable):
 
         With `record`, the trajectory is kept for `adjoint_of`.
         """
-        capacity = self._capacity(initial_state)
+        capacity = self._capacity(initial_state, system.copies)
         if record:
-            refuse_too_many(capacity, initial_state)
+            refuse_too_many(capacity, initial_state, system.copies)
         max_num_steps = self.max_num_steps
         if max_num_steps is None:
             return solve_on_grid(self.solver, system, final_time, initial_state, capacity)
@@ -190,7 +190,7 @@ class GradientFlow(Configurable):
     ) -> Adjoint:
         """Returns the `Adjoint` of a recorded `solution` for `cotangent` `[B, P]`, that of u(T)."""
         zeros = tuple(tf.zeros_like(constant) for constant in constants)
-        solver = self._bounded_solver(self._capacity(cotangent))
+        solver = self._bounded_solver(self._capacity(cotangent, system.copies))
         trajectory = solution.recorded
         if self.adjoint == "discrete":
             return discrete_adjoint(solver, system, trajectory, cotangent, zeros)
@@ -200,9 +200,9 @@ class GradientFlow(Configurable):
         cap = adjoint_solver.max_num_steps or tf.int32.max
         return continuous_adjoint(solver, system, trajectory, cotangent, zeros, adjoint_solver, cap)
 
-    def _capacity(self, state: tf.Tensor) -> int:
+    def _capacity(self, state: tf.Tensor, copies: int) -> int:
         return capacity_of(
-            self.solver, self.max_num_steps, self.max_checkpoints, self.memory_budget, state
+            self.solver, self.max_num_steps, self.max_checkpoints, self.memory_budget, state, copies
         )
 
     def _bounded_solver(self, capacity: int) -> Method | tfp.math.ode.Solver:

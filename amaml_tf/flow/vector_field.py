@@ -82,7 +82,11 @@ def vector_field(
         return -scaled(hessian + proximal_weight * slope if has_anchor else hessian)
 
     return System(
-        derivative, lambda time, u, vector: vjp(time, u, vector)[0], vjp, second_derivative
+        derivative,
+        lambda time, u, vector: vjp(time, u, vector)[0],
+        vjp,
+        second_derivative,
+        copies=function.copies,
     )
 
 

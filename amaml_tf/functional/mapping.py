@@ -12,6 +12,9 @@ from amaml_tf.functional.execution import require_compilable
 
 T = TypeVar("T")
 
+#: Tasks that are computed at the same time, if each is computed by itself.
+MOST_SIDE_BY_SIDE = 8
+
 
 def map_tasks(
     one: Callable[[tuple[Tensors, ...]], T],
@@ -36,10 +39,12 @@ def map_tasks(
         require_compilable(traced.get_concrete_function(task))
     if tf.nest.flatten(tasks)[0].shape[0] == 1:  # LiteRT has no map_fn
         call = traced if jit_compile else one
-        result = call(tf.nest.map_structure(lambda v: v[0], tasks))
-        return tf.nest.map_structure(lambda v: v[tf.newaxis], result)
+        result = call(tf.nest.map_structure(lambda v: tf.squeeze(v, 0), tasks))
+        return tf.nest.map_structure(lambda v: tf.expand_dims(v, 0), result)
     if vectorize:
         return tf.vectorized_map(one, tasks, warn=False)
     results = traced.get_concrete_function(task).structured_outputs
     signature = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), results)
-    return tf.map_fn(traced, tasks, fn_output_signature=signature, parallel_iterations=8)
+    return tf.map_fn(
+        traced, tasks, fn_output_signature=signature, parallel_iterations=MOST_SIDE_BY_SIDE
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -69,16 +70,31 @@ class FunctionalModel(ParameterVectors):
         self.batch_statistics = batch_statistics
         self._examples_per_step = examples_per_step
         names = getattr(model, "output_names", None) or ()
+        #: How many batches are computed at a time, and share the memory.
+        self.copies = 1
         self.loss = TaskLoss(loss, self.dtype, loss_weights, names)
         self.arrange(vectorize)
 
-    def arrange(self, vectorize: bool, *, jit_derivatives: bool = False) -> None:
-        """Changes how the tasks are evaluated, see `Execution`; traces anew."""
+    def arrange(
+        self, vectorize: bool, *, jit_derivatives: bool = False, inline: bool = True
+    ) -> None:
+        """Changes how the tasks are evaluated, see `Execution`; traces anew.
+
+        Args:
+            vectorize: see the class.
+            jit_derivatives: whether XLA compiles the derivatives of the support loss of one task.
+            inline: whether TensorFlow may copy derivatives into the programs that call them. It
+                takes long to optimise many copies of a large model.
+        """
         self.vectorize = vectorize
         self._jit_derivatives = jit_derivatives
+        attributes = None if inline else {"_noinline": True}
+        derivatives = functools.partial(
+            tf.function, autograph=False, experimental_attributes=attributes
+        )
         # Traced once and called from every loop: a solver's graph has one copy of each.
-        self.gradient = tf.function(self._gradient, autograph=False)
-        self.curvature = tf.function(self._curvature, autograph=False)
+        self.gradient = derivatives(self._gradient)
+        self.curvature = derivatives(self._curvature)
         self.query = tf.function(self._query, autograph=False)
         self.query_gradient = tf.function(self._query_gradient, autograph=False)
 

@@ -84,9 +84,9 @@ class _SupportStatistics(FunctionalModel):
         )
         self._by_batch = function
 
-    def arrange(self, vectorize: bool, *, jit_derivatives: bool = False) -> None:
+    def arrange(self, vectorize: bool, **options: bool) -> None:
         """As in `FunctionalModel`."""
-        super().arrange(vectorize, jit_derivatives=jit_derivatives)
+        super().arrange(vectorize, **options)
         self._queried = tf.function(self._query_after_support, autograph=False)
 
     def query_episodes(

@@ -13,6 +13,7 @@ from amaml_tf.aliases import Outputs
 from amaml_tf.distribution import Replicas
 from amaml_tf.episodes import number_of_tasks
 from amaml_tf.errors import UsageError
+from amaml_tf.functional.mapping import map_tasks
 from amaml_tf.solvers.diagnostics import AdjointDiagnostics, Diagnostics
 
 
@@ -174,6 +175,22 @@ def _in_unknown_pieces(
         parallel_iterations=1,
     )
     return whole
+
+
+def side_by_side(program: Callable[[tuple[Any, ...]], Part], tasks: tuple[Any, ...]) -> Part:
+    """Computes every task by itself, several at a time, and returns the part of all tasks.
+
+    Args:
+        program: computes the part of one task.
+        tasks: a structure of arrays with the task axis first.
+    """
+
+    def one(task: tuple[Any, ...]) -> Part:
+        part = program(tf.nest.map_structure(lambda each: tf.expand_dims(each, 0), task))
+        return Part(part.sums, tf.nest.map_structure(lambda each: tf.squeeze(each, 0), part.rows))
+
+    part = map_tasks(one, tasks, vectorize=False)
+    return Part([tf.reduce_sum(each, axis=0) for each in part.sums], part.rows)
 
 
 def joined(one: Part, other: Part) -> Part:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
-from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics, MetaGradients
+from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics
 from amaml_tf.algorithms.task_weights import arrived
 from amaml_tf.aliases import Outputs, Scalar, Tensors
 from amaml_tf.episodes import Episodes, Examples, number_of_tasks
@@ -23,6 +23,7 @@ from amaml_tf.functional.execution import Execution
 from amaml_tf.functional.model import FunctionalModel, State
 from amaml_tf.functional.parameters import Parameters, for_every_task
 from amaml_tf.functional.query_statistics import Queries
+from amaml_tf.learner.batches import Batches
 from amaml_tf.learner.curves import Predictions
 from amaml_tf.learner.parts import MetaStep, Part, Split
 from amaml_tf.learner.registered_gradients import RegisteredGradients
@@ -66,7 +67,6 @@ class Programs:
             )
         self._function = function
         self._algorithm = algorithm
-        self._task_clip_norm = task_clip_norm
         self._one_task = function.side_by_side()
         #: Query losses and outputs of a batch of tasks.
         self.query = Queries(function)
@@ -74,10 +74,11 @@ class Programs:
         self._restricted = restricted
         self._run_eagerly = run_eagerly
         self.split = split
-        self._tried: set[str] = set()
-        self._lock = threading.Lock()
         #: Frees the graphs of these programs with them. A program around them notes its own.
         self.gradients = RegisteredGradients(self)
+        self._batches = Batches(function, algorithm, task_clip_norm, self.gradients)
+        self._tried: set[str] = set()
+        self._lock = threading.Lock()
         # For support sets of any size: XLA would compile anew for each.
         self._adapt_one = self._compiled(self._adapt_one_task, reduce_retracing=True)
         self._of_tasks: dict[str, Callable[..., Any]] = {
@@ -103,14 +104,15 @@ class Programs:
 
     def _arrange(self, way: Execution) -> None:
         self.execution = way
-        self._function.arrange(way.vectorize, jit_derivatives=way.jit_derivatives)
+        alone = not (way.vectorize or way.jit_compile)
+        self._function.arrange(way.vectorize, jit_derivatives=way.jit_derivatives, inline=not alone)
         # What XLA compiles ends before the failure check, which XLA would remove.
         self._programs: dict[str, Any] = {
             name: self._compiled(program, jit_compile=way.jit_compile)
             for name, program in (
-                ("meta_gradients", self._trace_meta_gradients),
-                ("adapt", self._trace_adapt),
-                ("advance", self._trace_advance),
+                ("meta_gradients", self._batches.meta_gradients),
+                ("adapt", self._batches.adapt),
+                ("advance", self._batches.advance),
             )
         }
 
@@ -269,34 +271,6 @@ class Programs:
         adapted, diagnostics = self._algorithm.adapt(self._one_task, state, batch)
         held = self._one_task.initialization(1).held
         return self._one_task.unravel(adapted[0], held[0]), diagnostics
-
-    # -- what is compiled --------------------------------------------------------------------------
-
-    def _trace_meta_gradients(
-        self, values: Values, episodes: Episodes, where: tf.Tensor | None
-    ) -> MetaGradients:
-        given = {} if where is None else {"places": where}
-        with values.held_by(self._function.model, self._algorithm):
-            return self._algorithm.meta_gradients(
-                self._function, values.state, episodes, self._task_clip_norm, **given
-            )
-
-    def _trace_adapt(self, values: Values, support: Examples) -> tuple[tf.Tensor, Diagnostics]:
-        with values.held_by(self._function.model, self._algorithm):
-            return self._algorithm.adapt(self._function, values.state, support)
-
-    def _trace_advance(
-        self,
-        values: Values,
-        support: Examples,
-        adapted: tf.Tensor,
-        stretch: tf.Tensor,
-        longest: float,
-    ) -> tuple[tf.Tensor, Diagnostics]:
-        with values.held_by(self._function.model, self._algorithm):
-            return self._algorithm.advance(
-                self._function, values.state, support, adapted, stretch, longest
-            )
 
 
 def _spec_of(argument: object) -> object:
