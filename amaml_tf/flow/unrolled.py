@@ -21,17 +21,25 @@ from amaml_tf.solvers.diagnostics import (
     nothing_done,
 )
 from amaml_tf.solvers.fixed_step import FixedStepSolver
-from amaml_tf.solvers.solution import Solution, as_tensor, num_fixed_steps_of_rows
+from amaml_tf.solvers.solution import (
+    Solution,
+    as_tensor,
+    num_fixed_steps,
+    num_fixed_steps_of_rows,
+)
 from amaml_tf.solvers.system import System
 
 
 class TapedStep(NamedTuple):
-    """One step: its tape, the states `[B, P]` at its start and end, and which rows took it."""
+    """One step: its tape, the states `[B, P]` at its start and end, and which rows took it.
+
+    `taken` is None if all rows did.
+    """
 
     tape: tf.GradientTape
     start: tf.Tensor
     end: tf.Tensor
-    taken: tf.Tensor
+    taken: tf.Tensor | None
 
 
 class Tapes(NamedTuple):
@@ -63,18 +71,24 @@ def unroll(
     state = tf.convert_to_tensor(initial_state)
     rows = tf.zeros_like(state[:, 0])
     interval = as_tensor(final_time, state.dtype) + rows
-    wanted = num_fixed_steps_of_rows(solver.step_size, interval)
+    together = not tf.is_tensor(final_time)  # no row stops before the others
+    if together:
+        number = num_fixed_steps(solver.step_size, float(final_time))
+        wanted = tf.zeros_like(rows, tf.int32) + number
+        num_steps = min(num_steps, number)
+    else:
+        wanted = num_fixed_steps_of_rows(solver.step_size, interval)
     step_size = interval / tf.cast(wanted, state.dtype)
     steps = []
     for n in range(num_steps):
-        taken = n < wanted
-        h = tf.where(taken, step_size, 0)
+        taken = None if together else n < wanted
+        h = step_size if taken is None else tf.where(taken, step_size, 0)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([state, *constants])
             end = _step(solver, system, n * step_size, state, h)
         steps.append(TapedStep(tape, state, end, taken))
         # A row that does not move may still meet an infinite derivative: 0 * inf is NaN.
-        state = tf.where(taken[:, tf.newaxis], end, state)
+        state = _where(taken, end, state)
     stages = len(solver.b)
     finite = tf.reduce_all(tf.math.is_finite(state), axis=-1)
     status = tf.where(wanted > num_steps, STEP_LIMIT, COMPLETED)
@@ -105,13 +119,12 @@ def unrolled_adjoint(tapes: Tapes, cotangent: tf.Tensor) -> Adjoint:
             output_gradients=cotangent,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
-        taken = step.taken[:, tf.newaxis]
-        cotangent = tf.where(taken, state_bar, cotangent)
+        cotangent = _where(step.taken, state_bar, cotangent)
         constants_bar = [
-            bar + tf.where(taken, part, 0) for bar, part in zip(constants_bar, more, strict=True)
+            bar + _where(step.taken, part, 0) for bar, part in zip(constants_bar, more, strict=True)
         ]
         peak = tf.maximum(peak, tf.norm(cotangent, axis=-1))
-        products += tf.where(step.taken, tapes.num_stages, 0)
+        products += tapes.num_stages * (1 if step.taken is None else tf.cast(step.taken, tf.int32))
     none = tf.zeros_like(products)
     growth = tf.maximum(tf.math.divide_no_nan(peak, start), 1)
     diagnostics = AdjointDiagnostics(none + COMPLETED, none, products, growth)
@@ -124,10 +137,17 @@ def _step(
     slopes: list[tf.Tensor] = []
 
     def moved(weights: list[float]) -> tf.Tensor:
-        parts = [w * slope for w, slope in zip(weights, slopes, strict=False) if w]
+        parts = [
+            slope if w == 1 else w * slope for w, slope in zip(weights, slopes, strict=False) if w
+        ]
         return state + h[:, tf.newaxis] * tf.add_n(parts) if parts else state
 
     for row in solver.a.tolist():
         slope = system.derivative(time + sum(row) * h, moved(row))
         slopes.append(slope)
     return moved(solver.b.tolist())
+
+
+def _where(taken: tf.Tensor | None, new: tf.Tensor, old: tf.Tensor | float) -> tf.Tensor:
+    """Returns the rows of `new` `[B, P]` that are `taken` (None: all), and else those of `old`."""
+    return new if taken is None else tf.where(taken[:, tf.newaxis], new, old)
