@@ -90,6 +90,15 @@ class Execution(NamedTuple):
     jit_derivatives: bool = False
 
     @property
+    def separate(self) -> bool:
+        """Whether every task has its whole inner run to itself.
+
+        Derivatives that XLA compiled are so fast that the operations of the solver count as well:
+        those are then done once for all tasks.
+        """
+        return not (self.vectorize or self.jit_compile or self.jit_derivatives)
+
+    @property
     def name(self) -> str:
         """The way of execution in words."""
         how = "as one vectorised program" if self.vectorize else "task by task"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,8 +13,17 @@ from amaml_tf.functional.execution import require_compilable
 
 T = TypeVar("T")
 
-#: Tasks that are computed at the same time, if each is computed by itself.
-MOST_SIDE_BY_SIDE = 8
+_MOST_SIDE_BY_SIDE = 8
+
+
+def most_side_by_side() -> int:
+    """Returns how many tasks are computed at a time, if each is computed by itself.
+
+    On a CPU, more tasks than cores would need more memory and no less time.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        return _MOST_SIDE_BY_SIDE
+    return min(max(os.cpu_count() or 1, 2), _MOST_SIDE_BY_SIDE)
 
 
 def map_tasks(
@@ -46,5 +56,5 @@ def map_tasks(
     results = traced.get_concrete_function(task).structured_outputs
     signature = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), results)
     return tf.map_fn(
-        traced, tasks, fn_output_signature=signature, parallel_iterations=MOST_SIDE_BY_SIDE
+        traced, tasks, fn_output_signature=signature, parallel_iterations=most_side_by_side()
     )

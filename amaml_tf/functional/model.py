@@ -76,19 +76,14 @@ class FunctionalModel(ParameterVectors):
         self.arrange(vectorize)
 
     def arrange(
-        self, vectorize: bool, *, jit_derivatives: bool = False, inline: bool = True
+        self, vectorize: bool, *, jit_derivatives: bool = False, separate: bool = False
     ) -> None:
-        """Changes how the tasks are evaluated, see `Execution`; traces anew.
-
-        Args:
-            vectorize: see the class.
-            jit_derivatives: whether XLA compiles the derivatives of the support loss of one task.
-            inline: whether TensorFlow may copy derivatives into the programs that call them. It
-                takes long to optimise many copies of a large model.
-        """
+        """Changes how the tasks are evaluated, see `Execution`; traces anew."""
         self.vectorize = vectorize
         self._jit_derivatives = jit_derivatives
-        attributes = None if inline else {"_noinline": True}
+        self.separate = separate
+        # To optimise many copies of a large model takes long. (XLA and LiteRT need them.)
+        attributes = {"_noinline": True} if separate else None
         derivatives = functools.partial(
             tf.function, autograph=False, experimental_attributes=attributes
         )

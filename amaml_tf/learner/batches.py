@@ -1,6 +1,6 @@
 """What is computed of a batch of tasks with given values of the variables.
 
-A vectorised batch is one program. Otherwise every task has its whole inner run to itself, and
+A batch is one program, or every task has its whole inner run to itself (`Execution.separate`), and
 several tasks run side by side: no task waits for another one after each of its steps, and what a
 run keeps is not copied from step to step.
 """
@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from amaml_tf.algorithms.base import Algorithm, MetaGradients
 from amaml_tf.episodes import Episodes, Examples, number_of_tasks
-from amaml_tf.functional.mapping import MOST_SIDE_BY_SIDE
+from amaml_tf.functional.mapping import most_side_by_side
 from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.learner.parts import MetaStep, Part, side_by_side
 from amaml_tf.learner.registered_gradients import RegisteredGradients
@@ -29,7 +29,7 @@ class Batches:
     """What an algorithm computes of batches of tasks.
 
     Args:
-        function: model and loss; whether it is vectorised decides how a batch is computed.
+        function: model and loss; it says whether tasks are separate.
         algorithm: how to adapt, and the meta-gradient.
         task_clip_norm: see `TaskWeights.clipped`; None clips nothing.
         gradients: where the custom gradients of graphs are noted.
@@ -107,7 +107,7 @@ class Batches:
         """Whether the tasks are one program; what is not compiled is, to be stepped through."""
         number = number_of_tasks(tf.nest.flatten(tasks))
         alone = isinstance(number, int) and number == 1
-        return self._function.vectorize or alone or tf.executing_eagerly()
+        return not self._function.separate or alone or tf.executing_eagerly()
 
     def _side_by_side(
         self, program: Callable[[tuple[Any, ...]], Part], tasks: tuple[Any, ...]
@@ -118,8 +118,10 @@ class Batches:
             return found
 
         number = number_of_tasks(tf.nest.flatten(tasks))
-        most = number if isinstance(number, int) else MOST_SIDE_BY_SIDE
-        with _sharing_memory(self._function, min(most, MOST_SIDE_BY_SIDE)):
+        copies = most_side_by_side()
+        if isinstance(number, int):
+            copies = min(copies, number)
+        with _sharing_memory(self._function, copies):
             return side_by_side(noted, tasks)
 
 

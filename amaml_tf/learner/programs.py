@@ -104,8 +104,9 @@ class Programs:
 
     def _arrange(self, way: Execution) -> None:
         self.execution = way
-        alone = not (way.vectorize or way.jit_compile)
-        self._function.arrange(way.vectorize, jit_derivatives=way.jit_derivatives, inline=not alone)
+        self._function.arrange(
+            way.vectorize, jit_derivatives=way.jit_derivatives, separate=way.separate
+        )
         # What XLA compiles ends before the failure check, which XLA would remove.
         self._programs: dict[str, Any] = {
             name: self._compiled(program, jit_compile=way.jit_compile)
