@@ -20,8 +20,8 @@ def power_iteration(
     """Estimates the spectral radius of df/dy in the `wanted` rows, from an earlier estimate.
 
     Takes and returns the radius `[B]` and its vector `[B, P]`. The last value returned is the
-    number of products, `[B]`. All rows stop together, when no radius changes by more than 1% in an
-    iteration.
+    number of products, `[B]`. A row stops when its radius changes by no more than 1% in an
+    iteration, whatever other rows do.
     """
     tiny = tf.constant(np.finfo(state.dtype.as_numpy_dtype).tiny ** 0.5, state.dtype)
 
@@ -29,25 +29,24 @@ def power_iteration(
         return vector / tf.maximum(tf.norm(vector, axis=-1, keepdims=True), tiny)
 
     def iterate(
-        i: tf.Tensor, radius: tf.Tensor, vector: tf.Tensor, moving: tf.Tensor
+        radius: tf.Tensor, vector: tf.Tensor, moving: tf.Tensor, count: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        del moving
         product = system.jacobian_product(time, state, vector)
         now = tf.norm(product, axis=-1)
-        now = tf.where(tf.math.is_finite(now), now, radius)
-        moving = tf.reduce_any(wanted & (tf.abs(now - radius) > 0.01 * now))
-        vector = tf.where((now > tiny)[:, tf.newaxis], unit(product), vector)
-        return i + 1, now, vector, moving
+        now = tf.where(moving & tf.math.is_finite(now), now, radius)
+        vector = tf.where((moving & (now > tiny))[:, tf.newaxis], unit(product), vector)
+        count += tf.cast(moving, tf.int32)
+        return now, vector, moving & (tf.abs(now - radius) > 0.01 * now), count
 
-    count, new_radius, new_vector, _ = tf.while_loop(
-        lambda i, radius, vector, moving: (i < max_iterations) & moving,
+    new_radius, new_vector, _, count = tf.while_loop(
+        lambda radius, vector, moving, count: tf.reduce_any(moving),
         iterate,
-        (tf.constant(0), radius, unit(vector), tf.constant(True)),
+        (radius, unit(vector), wanted, tf.zeros_like(wanted, tf.int32)),
         maximum_iterations=max_iterations,
     )
     finite = wanted & tf.reduce_all(tf.math.is_finite(new_vector), -1)
     return (
         tf.where(finite, new_radius, radius),
         tf.where(finite[:, tf.newaxis], new_vector, vector),
-        tf.where(wanted, count, 0),
+        count,
     )
