@@ -45,7 +45,7 @@ def power_iteration(
         (tf.constant(0), radius, unit(vector), tf.constant(True)),
         maximum_iterations=max_iterations,
     )
-    finite = wanted & tf.reduce_all(tf.math.is_finite(new_vector), -1)
+    finite = wanted & tf.reduce_all(tf.math.is_finite(new_vector), axis=-1)
     return (
         tf.where(finite, new_radius, radius),
         tf.where(finite[:, tf.newaxis], new_vector, vector),

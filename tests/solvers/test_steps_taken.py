@@ -82,7 +82,8 @@ def test_statuses_are_those_of_the_documentation():
 
 def test_a_solver_of_tfp_counts_the_steps_of_its_grid():
     start = tf.constant([[1.0], [2.0]], tf.float64)
-    found = solve_on_grid(solvers.BDF(rtol=1e-6, atol=1e-8), DECAY, 0.5, start, 4)
+    solver = solvers.BDF(rtol=1e-6, atol=1e-8)
+    found = solve_on_grid(solver, DECAY, 0.5, start, 4)
     np.testing.assert_allclose(found.state, np.exp(-0.5) * start, rtol=1e-4)
     done, trajectory = found.diagnostics, found.recorded
     for name, expected in {
@@ -118,3 +119,16 @@ def test_defaults_are_those_of_tfp():
         parameters = inspect.signature(kind).parameters
         for name in ("make_adjoint_solver_fn", "validate_args"):
             assert parameters[name].default == theirs[name]
+
+
+def test_times_of_their_own_begin_before_zero():
+    solver, start = solvers.Heun(0.25), tf.constant([2.0], tf.float64)
+    chosen = tfp.math.ode.ChosenBySolver(0.5)
+    found = solver.solve(lambda t, y: tf.ones_like(y), -1.0, start, chosen)
+    assert found.diagnostics.status == 0
+    times = [-0.75, -0.5, -0.25, 0.0, 0.25, 0.5]
+    np.testing.assert_allclose(found.times, times, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found.states[:, 0], np.add(times, 3.0), rtol=1e-12)
+    given = solver.solve(lambda t, y: tf.ones_like(y), -1.0, start, [-0.5, 0.5])
+    np.testing.assert_allclose(given.states[:, 0], [2.5, 3.5], rtol=1e-12)
+    assert given.diagnostics.num_accepted_steps == 6
