@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 
 from amaml_tf import solvers
 from amaml_tf.solvers import diagnostics
-from amaml_tf.solvers.adopt import solve_on_grid
+from amaml_tf.solvers.adopt import as_one_step, solve_on_grid
 from amaml_tf.solvers.loop import integrate
 from amaml_tf.solvers.solution import num_fixed_steps, num_fixed_steps_of_rows
 from amaml_tf.solvers.system import System
@@ -119,6 +119,79 @@ def test_defaults_are_those_of_tfp():
         parameters = inspect.signature(kind).parameters
         for name in ("make_adjoint_solver_fn", "validate_args"):
             assert parameters[name].default == theirs[name]
+    assert (
+        vars(solvers.RungeKuttaChebyshev()).items()
+        >= {
+            "rtol": 3e-3,
+            "atol": 5e-6,
+            "first_step_size": None,
+            "safety_factor": 0.8,
+            "min_step_size_factor": 0.1,
+            "max_step_size_factor": 10.0,
+            "max_num_steps": 4096,
+            "max_num_stages": 1000,
+            "num_stages": None,
+            "refresh_every": 3,
+            "power_iterations": 50,
+            "order": 2,
+        }.items()
+    )
+
+
+@pytest.mark.parametrize("cap", [{}, {"max_num_steps": 77}])
+def test_the_solver_of_tfp_becomes_ours_with_its_options(cap):
+    options = {
+        "rtol": 1e-5,
+        "atol": 1e-7,
+        "first_step_size": 0.01,
+        "safety_factor": 0.7,
+        "min_step_size_factor": 0.2,
+        "max_step_size_factor": 5.0,
+    }
+    found = as_one_step(tfp.math.ode.DormandPrince(**options, **cap))
+    assert isinstance(found, solvers.DormandPrince)
+    assert vars(found).items() >= {**options, "max_num_steps": 16384, **cap}.items()
+
+
+def test_the_bounds_of_arguments_are_taken():
+    assert solvers.Heun(0.1, max_num_steps=1).max_num_steps == 1
+    solver = solvers.RungeKuttaChebyshev(
+        safety_factor=1.0, max_num_steps=1, max_num_stages=2, refresh_every=1, power_iterations=1
+    )
+    assert solver.max_num_stages == 2
+    assert solvers.RungeKuttaChebyshev(num_stages=2).max_num_stages == 2
+    for wrong in (
+        {"max_num_stages": 1},
+        {"refresh_every": 0},
+        {"power_iterations": 0},
+        {"safety_factor": 0.0},
+        {"min_step_size_factor": 0.0},
+        {"min_step_size_factor": 1.0},
+        {"max_step_size_factor": 1.0},
+        {"first_step_size": 0.0},
+        {"atol": 0.0},
+        {"rtol": float("inf")},
+        {"max_num_steps": 0},
+        {"max_num_steps": 10**7 + 1},
+    ):
+        with pytest.raises(ValueError, match=f"^Expected {next(iter(wrong))} to be "):
+            solvers.RungeKuttaChebyshev(**wrong)
+
+
+@pytest.mark.parametrize("start", [-1.0, 0.0])
+def test_steps_become_too_small_before_what_has_no_value(start):
+    """f is NaN from the middle of the interval on."""
+    system = System(
+        lambda t, y: tf.where(t[:, tf.newaxis] < start + 1.0, y * 0 + 1, np.nan), lambda *_: None
+    )
+    y = tf.zeros([1, 1], tf.float64)
+    run = tf.function(
+        lambda: integrate(solvers.DormandPrince(), system, start, start + 2.0, y, max_num_steps=500)
+    )
+    found = run()
+    assert found.diagnostics.status[0] == diagnostics.NON_FINITE
+    np.testing.assert_allclose(found.diagnostics.time, [start + 1.0], atol=1e-13)
+    np.testing.assert_allclose(found.state, [[1.0]], rtol=1e-12)
 
 
 def test_times_of_their_own_begin_before_zero():
