@@ -86,3 +86,23 @@ def test_segments_of_a_trajectory_change_nothing_but_the_evaluations(capacity, r
     else:
         np.testing.assert_array_equal(recomputed, 0)
         np.testing.assert_array_equal(interpolated, steps + 1)
+
+
+def test_a_row_that_rests_costs_no_products():
+    """Rows of DormandPrince have steps of their own: six products for each that a row took."""
+    rates, solver = tf.constant([[1.0], [40.0]], tf.float64), solvers.DormandPrince(1e-4, 1e-6)
+    system = System(
+        lambda t, y: -rates * y, lambda t, y, v: -rates * v, lambda t, y, v: (-rates * v, ())
+    )
+
+    @tf.function
+    def run():
+        one = tf.ones([2, 1], tf.float64)
+        solved = integrate(solver, system, 0.0, 1.0, one, max_num_steps=99, capacity=600)
+        return solved.diagnostics, discrete_adjoint(solver, system, solved.recorded, one, ())
+
+    forward, found = run()
+    steps = forward.num_accepted_steps.numpy()
+    assert steps[1] > steps[0] + 5
+    np.testing.assert_array_equal(found.diagnostics.num_vector_jacobian_products, 6 * steps)
+    np.testing.assert_allclose(found.state, np.exp(-rates), atol=1e-4)

@@ -205,3 +205,31 @@ def test_times_of_their_own_begin_before_zero():
     given = solver.solve(lambda t, y: tf.ones_like(y), -1.0, start, [-0.5, 0.5])
     np.testing.assert_allclose(given.states[:, 0], [2.5, 3.5], rtol=1e-12)
     assert given.diagnostics.num_accepted_steps == 6
+
+
+@pytest.mark.parametrize("known", ["start", "end"])
+def test_fixed_steps_of_an_unknown_interval_need_a_cap(known):
+    solver, start = solvers.Heun(0.25), tf.constant([2.0], tf.float64)
+
+    @tf.function(autograph=False)  # which would raise errors of its own kind
+    def run(time):
+        first, last = (0.0, time) if known == "start" else (time, 1.0)
+        chosen = tfp.math.ode.ChosenBySolver(last)
+        return solver.solve(lambda t, y: -y, first, start, chosen).states
+
+    with pytest.raises(ValueError, match=r"^Expected Heun to have a cap .* Give it max_num_steps"):
+        run(tf.constant(0.5, tf.float64))
+
+
+def test_steps_with_a_table_of_coefficients_are_the_same():
+    solver = solvers.RungeKuttaChebyshev()
+    table = solver.tabulated(6)
+    assert table.max_num_stages == 6
+    times = tf.zeros([3], tf.float64)
+    state = tf.constant([[1.0], [2.0], [3.0]], tf.float64)
+    arguments = (state, -state, tf.constant(True), times + 0.3, tf.constant([2, 5, 6]))
+    expected, found = (each.step(DECAY, times, *arguments) for each in (solver, table))
+    np.testing.assert_allclose(found.state, expected.state, rtol=1e-12)
+    np.testing.assert_allclose(found.error, expected.error, rtol=1e-9, atol=1e-14)
+    fixed = solvers.RungeKuttaChebyshev(num_stages=5)
+    assert fixed.tabulated(3) is fixed
