@@ -106,3 +106,20 @@ def test_a_row_that_rests_costs_no_products():
     assert steps[1] > steps[0] + 5
     np.testing.assert_array_equal(found.diagnostics.num_vector_jacobian_products, 6 * steps)
     np.testing.assert_allclose(found.state, np.exp(-rates), atol=1e-4)
+
+
+def test_without_a_graph_too_a_run_can_be_reversed_twice():
+    """Though its states are computed again into the rows that are free."""
+    one = tf.ones([1, 1], tf.float64)
+    solver = solvers.GradientDescent(0.1)
+    system = System(
+        lambda t, y: -(y**2), lambda t, y, v: -2 * y * v, lambda t, y, v: (-2 * y * v, ())
+    )
+    solved = integrate(solver, system, 0.0, 0.8, one, max_num_steps=8, capacity=4)
+    state, expected = 1.0, 1.0
+    for _ in range(8):
+        state, expected = state - 0.1 * state**2, expected * (1 - 0.2 * state)
+    for _ in range(2):
+        found = discrete_adjoint(solver, system, solved.recorded, one, ())
+        np.testing.assert_allclose(found.state, [[expected]], rtol=1e-14)
+        assert found.diagnostics.num_evaluations > 0
