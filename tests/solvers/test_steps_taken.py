@@ -11,6 +11,7 @@ from amaml_tf import solvers
 from amaml_tf.solvers import diagnostics
 from amaml_tf.solvers.adopt import as_one_step, solve_on_grid
 from amaml_tf.solvers.loop import integrate
+from amaml_tf.solvers.runge_kutta_chebyshev import _Memory
 from amaml_tf.solvers.solution import num_fixed_steps, num_fixed_steps_of_rows
 from amaml_tf.solvers.system import System
 
@@ -48,7 +49,7 @@ def test_the_radius_is_estimated_after_three_steps_or_a_rejected_one():
     state = tf.ones([4, 2], tf.float64)
     fresh = solver.initial_memory(state)
     assert len(np.unique(fresh[1][0])) == 2, "a vector that no eigenvector is orthogonal to"
-    memory = type(fresh)(fresh[0] + 0.5, fresh[1], tf.constant([2, 3, 0, 3]))
+    memory = _Memory(fresh[0] + 0.5, fresh[1], tf.constant([2, 3, 0, 3]))
     rejected = tf.constant([False, False, True, False])
     active = tf.constant([True, True, True, False])
     radius, products = solver.refresh(system, rates[:, 0], state, memory, rejected, active)
@@ -69,7 +70,7 @@ def test_stages_are_enough_for_the_radius_and_no_more():
     """s stages reach 0.65 (s² - 1), the radius is taken 1.2 times as large."""
     solver = solvers.RungeKuttaChebyshev(max_num_stages=9)
     fresh = solver.initial_memory(tf.ones([4, 1], tf.float64))
-    memory = type(fresh)(tf.constant([0.0, 10.0, 25.0, 1e6], tf.float64), *fresh[1:])
+    memory = _Memory(tf.constant([0.0, 10.0, 25.0, 1e6], tf.float64), *fresh[1:])
     stages = solver.plan(memory, tf.ones([4], tf.float64))
     np.testing.assert_array_equal(stages, [2, 5, 7, 9])
 
@@ -229,7 +230,8 @@ def test_steps_with_a_table_of_coefficients_are_the_same():
     state = tf.constant([[1.0], [2.0], [3.0]], tf.float64)
     arguments = (state, -state, tf.constant(True), times + 0.3, tf.constant([2, 5, 6]))
     expected, found = (each.step(DECAY, times, *arguments) for each in (solver, table))
-    np.testing.assert_allclose(found.state, expected.state, rtol=1e-12)
-    np.testing.assert_allclose(found.error, expected.error, rtol=1e-9, atol=1e-14)
+    for name in ("state", "error"):
+        one, other = getattr(found, name), getattr(expected, name)
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-14, err_msg=name)
     fixed = solvers.RungeKuttaChebyshev(num_stages=5)
     assert fixed.tabulated(3) is fixed
