@@ -16,7 +16,7 @@ from amaml_tf.errors import UsageError
 from amaml_tf.flow.gradient_flow import GradientFlow
 from amaml_tf.flow.vector_field import Constants, vector_field
 from amaml_tf.functional.model import FunctionalModel, State
-from amaml_tf.solvers.diagnostics import COMPLETED, AdjointDiagnostics, Diagnostics
+from amaml_tf.solvers.diagnostics import COMPLETED, NON_FINITE, AdjointDiagnostics, Diagnostics
 from amaml_tf.solvers.method import Method
 
 
@@ -165,7 +165,7 @@ def _backsolve(
     counts = results.diagnostics
     none = tf.zeros_like(rows, tf.int32)
     own = isinstance(flow.solver, Method)
-    status = tf.where(finite & (counts.status == 0), COMPLETED, -1)
+    status = tf.where(finite & (counts.status == 0), COMPLETED, NON_FINITE)
     diagnostics = Diagnostics(
         status=status,
         time=tf.where(status == COMPLETED, rows + flow.final_time, rows),

@@ -59,8 +59,9 @@ class TaskMetrics:
         spec = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape[1:], v.dtype), tasks)
         if not self._metrics.built:
             # Not run: Keras makes the variables of some metrics when it traces their first update.
-            made = tf.function(lambda task: self._metrics.update_state(*without_padding(*task)))
-            made.get_concrete_function(spec)
+            tf.function(
+                lambda task: self._metrics.update_state(*without_padding(*task)), autograph=False
+            ).get_concrete_function(spec)
         one = tf.function(self._of_one, autograph=False)
         values = one.get_concrete_function(spec).structured_outputs
         signature = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), values)

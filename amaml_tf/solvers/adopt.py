@@ -70,16 +70,16 @@ def solve_on_grid(
     finite = tf.reduce_all(tf.math.is_finite(final_state), axis=-1)
     stopped = tf.where(results.diagnostics.status == 0, COMPLETED, STEP_LIMIT)
     status = tf.where(finite, stopped, NON_FINITE)
-    ones = tf.ones_like(status)
+    none = tf.zeros_like(status)
     evaluations = tf.cast(results.diagnostics.num_ode_fn_evaluations, tf.int32)
     diagnostics = Diagnostics(
         status=status,
         time=tf.where(status == COMPLETED, rows + t1, rows),
-        num_accepted_steps=ones * num_intervals,
-        num_rejected_steps=0 * ones,
-        num_evaluations=ones * evaluations,
-        num_jacobian_products=0 * ones,
-        max_stages=ones,
+        num_accepted_steps=none + num_intervals,
+        num_rejected_steps=none,
+        num_evaluations=none + evaluations,
+        num_jacobian_products=none,
+        max_stages=none + 1,
         spectral_radius=rows,
     )
     per_step = tf.ones([num_intervals, 1], state.dtype) + rows

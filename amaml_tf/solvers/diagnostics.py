@@ -58,7 +58,7 @@ class AdjointDiagnostics(NamedTuple):
 def nothing_done(state: tf.Tensor, time: tf.Tensor) -> Diagnostics:
     """Returns the diagnostics before the first step, at `state` `[B, P]` and `time` `[B]`."""
     none = tf.zeros_like(time, tf.int32)
-    finite = tf.reduce_all(tf.math.is_finite(state), -1)
+    finite = tf.reduce_all(tf.math.is_finite(state), axis=-1)
     counts = (none,) * 5
     return Diagnostics(tf.where(finite, RUNNING, NON_FINITE), time, *counts, tf.zeros_like(time))
 

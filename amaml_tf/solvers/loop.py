@@ -227,14 +227,14 @@ def _judge_adaptive(
     solver = problem.solver
     time, state, control = loop.diagnostics.time, loop.state, loop.control
     ratio = problem.system.error_ratio(step.error, state, step.state, solver.rtol, solver.atol)
-    finite = tf.reduce_all(tf.math.is_finite(step.state), -1) & tf.math.is_finite(ratio)
+    finite = tf.reduce_all(tf.math.is_finite(step.state), axis=-1) & tf.math.is_finite(ratio)
     accepted = active & finite & (ratio <= 1)
     factor = solver.step_size_factor(tf.where(finite, ratio, 1e30))
     longer = tf.maximum(attempt.proposed, attempt.step_size)
     tried = tf.where(attempt.arrives & accepted, longer, attempt.step_size)
     next_step_size = tf.where(active, factor * tried, control.step_size)
     # No step can succeed from a point where the derivative is not finite.
-    lost = ~tf.reduce_all(tf.math.is_finite(step.start_derivative), -1)
+    lost = ~tf.reduce_all(tf.math.is_finite(step.start_derivative), axis=-1)
     lost |= next_step_size <= _smallest_step(time, problem.t1 - problem.t0)
     first_evaluation = tf.cast(active & ~control.known, tf.int32)
     return _Verdict(
@@ -255,7 +255,7 @@ def _judge_fixed(
     num_evaluations = attempt.num_stages
     if problem.solver.reuses_derivative:
         num_evaluations += tf.cast(active & ~loop.control.known, tf.int32)
-    finite = tf.reduce_all(tf.math.is_finite(step.state), -1)
+    finite = tf.reduce_all(tf.math.is_finite(step.state), axis=-1)
     return _Verdict(
         accepted=active & finite,
         next_step_size=attempt.step_size,

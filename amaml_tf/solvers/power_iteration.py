@@ -44,7 +44,7 @@ def power_iteration(
         (radius, unit(vector), wanted, tf.zeros_like(wanted, tf.int32)),
         maximum_iterations=max_iterations,
     )
-    finite = wanted & tf.reduce_all(tf.math.is_finite(new_vector), -1)
+    finite = wanted & tf.reduce_all(tf.math.is_finite(new_vector), axis=-1)
     return (
         tf.where(finite, new_radius, radius),
         tf.where(finite[:, tf.newaxis], new_vector, vector),

@@ -79,8 +79,9 @@ class StateStack(NamedTuple):
 
     @classmethod
     def _at_start(cls, buffer: tf.TensorArray, num_rows: int) -> StateStack:
-        none = tf.zeros([num_rows], tf.int32)
-        return cls(Rows(buffer, tf.range(num_rows)), none, none + _BASE, none[0] + 1, none[0])
+        steps = tf.zeros([num_rows], tf.int32)
+        rows, levels = Rows(buffer, tf.range(num_rows)), tf.fill([num_rows], _BASE)
+        return cls(rows, steps, levels, count=tf.constant(1), shift=tf.constant(0))
 
     @property
     def capacity(self) -> int:

@@ -165,7 +165,12 @@ class DatasetTasks(CustomTasks):
         size = int(dataset.cardinality())
         # Skipping whole passes over a repeated data set would change nothing and take long.
         start = first % size if size > 0 else first
-        return dataset.repeat().skip(start).map(lambda *episode: self._checked(episode, split))
+
+        @tf.autograph.experimental.do_not_convert
+        def checked(*episode: Any) -> Episode:
+            return self._checked(episode, split)
+
+        return dataset.repeat().skip(start).map(checked)
 
     def _checked(self, episode: Any, split: str) -> Episode:
         specs, form = self._specs[split], self._form

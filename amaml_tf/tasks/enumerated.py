@@ -64,6 +64,7 @@ class EnumeratedTaskFamily(TaskFamily):
     def _stream(self, split: str, seed: int, first: int) -> tf.data.Dataset:
         visit_seed = stream_seed(seed, split, "episodes")
 
+        @tf.autograph.experimental.do_not_convert
         def episode(number: tf.Tensor, index: tf.Tensor) -> Episode:
             return self._task_episode(split, index, fold_in(visit_seed, number))
 
@@ -76,15 +77,18 @@ class EnumeratedTaskFamily(TaskFamily):
         """Returns the index of each episode's task, from episode number `first` on."""
         count = self.num_tasks(split)
         order_seed = stream_seed(seed, split, "order")
+
+        @tf.autograph.experimental.do_not_convert
+        def any_task(number: tf.Tensor) -> tf.Tensor:
+            seed = fold_in(order_seed, number)
+            return tf.random.stateless_uniform((), seed, maxval=count, dtype=tf.int64)
+
+        @tf.autograph.experimental.do_not_convert
+        def all_tasks(number: tf.Tensor) -> tf.Tensor:
+            every = tf.range(count, dtype=tf.int64)
+            return tf.random.experimental.stateless_shuffle(every, fold_in(order_seed, number))
+
         if count == UNLIMITED:
-            return tf.data.Dataset.counter(first).map(
-                lambda number: tf.random.stateless_uniform(
-                    (), fold_in(order_seed, number), maxval=count, dtype=tf.int64
-                )
-            )
-        rounds = tf.data.Dataset.counter(first // count).map(
-            lambda number: tf.random.experimental.stateless_shuffle(
-                tf.range(count, dtype=tf.int64), fold_in(order_seed, number)
-            )
-        )
+            return tf.data.Dataset.counter(first).map(any_task)
+        rounds = tf.data.Dataset.counter(first // count).map(all_tasks)
         return rounds.unbatch().skip(first % count)

@@ -67,6 +67,7 @@ def padded_batches(
         drop_remainder=True,
     )
 
+    @tf.autograph.experimental.do_not_convert
     def to_buckets(*batch: Tensors) -> Tensors:
         padded = [
             _to_buckets(array, shape, value)

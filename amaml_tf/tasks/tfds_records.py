@@ -128,6 +128,7 @@ def parsed_records(
     parse = tf.function(
         lambda batch: tf.io.parse_example(batch, dict(features)),
         input_signature=[tf.TensorSpec((None,), tf.string)],
+        autograph=False,
     )
     for split in _splits(builder, tfds_splits):
         for file, length in _files_of(builder, split):

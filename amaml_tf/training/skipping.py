@@ -36,6 +36,7 @@ def skipping(
         )
     unwanted = tf.constant(sorted(skipped), tf.int64)
 
+    @tf.autograph.experimental.do_not_convert
     def replaced(number: tf.Tensor, batch: Episodes) -> Episodes:
         numbers = number * batch_size + tf.range(batch_size, dtype=tf.int64)
         is_unwanted = tf.reduce_any(numbers[:, tf.newaxis] == unwanted, axis=1)
@@ -45,7 +46,7 @@ def skipping(
             lambda v: tf.ensure_shape(tf.gather(v, chosen), v.shape), batch
         )
 
-    return episodes.enumerate(start).map(lambda number, batch: replaced(number, batch))
+    return episodes.enumerate(start).map(replaced)
 
 
 def _whole_batches(skipped: Collection[int], batch_size: int) -> list[int]:

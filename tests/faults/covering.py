@@ -46,13 +46,13 @@ class Covered:
     def by(self, path: pathlib.Path, lines: Iterable[int]) -> dict[str, float]:
         """Returns the seconds of the tests that execute one of the lines.
 
-        What is executed when the file is imported concerns every test that executes any of it.
+        What is executed when the file is imported concerns all tests: one may read a constant.
         """
         of_file = self._tests[path]
         found = {test for line in lines for test in of_file.get(line, ())}
         if "" in found:
-            found = {test for tests in of_file.values() for test in tests}
-        return {test: self.seconds[test] for test in found if test}
+            found = set(self.seconds)
+        return {test: self.seconds[test] for test in found}
 
 
 def covered(tests: Sequence[str], paths: Collection[pathlib.Path], kept: str | None) -> Covered:

@@ -4,6 +4,11 @@ A mutant is the package with one small mistake in `flow/` or `solvers/`: another
 constant, a condition the other way round. It is killed if a test fails, or does not end. The
 mutants that survive are listed: each lacks a test, or is no mistake.
 
+What cannot change a result is left as it is: annotations, docstrings, and messages; the sign of
+`axis=-1`, as the arrays here have two axes, `[B, P]`, of which the last is axis 1 (the number is
+changed: `axis=-2` is a mistake); and numbers in `maximum_iterations`, which would only be raised,
+as every loop has a condition that ends it before.
+
 TensorFlow is imported once. Each mutant is a fork, which imports the package with its mistake and
 runs the tests that execute the mistaken line, the quickest first, up to the first that fails.
 """
@@ -84,10 +89,14 @@ def _lines(tree: ast.Module, expression: ast.AST) -> range:
 
 
 def _not_computed(tree: ast.Module) -> set[int]:
-    """Returns the nodes of annotations, docstrings and messages."""
+    """Returns the nodes of annotations, docstrings, messages, and what else changes nothing."""
     found: set[int] = set()
     for node in ast.walk(tree):
         parts: list[ast.AST | None] = []
+        if isinstance(node, ast.keyword) and ast.unparse(node) == "axis=-1":
+            found.add(id(node.value))
+        if isinstance(node, ast.keyword) and node.arg == "maximum_iterations":
+            found.update(id(each) for each in ast.walk(node) if isinstance(each, ast.Constant))
         if isinstance(node, ast.arg | ast.AnnAssign):
             parts.append(node.annotation)
         elif isinstance(node, ast.FunctionDef):

@@ -23,7 +23,7 @@ def exact(time):
     return (1 / (1 / STARTS + time))[..., np.newaxis]
 
 
-def dense_output(num_steps, order):
+def dense_output(num_steps, order, system=SYSTEM, exact=exact):
     """Of [0, 1] in equal steps, between states that have no error; the second row rests once."""
     h = 1 / num_steps
     times = np.stack([np.arange(num_steps) * h] * 2, axis=1)
@@ -45,7 +45,7 @@ def dense_output(num_steps, order):
     segment = Segment(
         zero, trajectory.num_steps, trajectory.stack.rows, zero, trajectory, trajectory.final_state
     )
-    return DenseOutput.of(SYSTEM, segment, order)
+    return DenseOutput.of(system, segment, order)
 
 
 def largest_error(num_steps, order):
@@ -64,6 +64,24 @@ def test_order(order, local_order):
     rates = np.log2(np.divide(errors[:-1], errors[1:]))
     # The row that takes a step twice as long dominates: its order is what counts.
     assert rates[-1] == pytest.approx(local_order, abs=0.4)
+
+
+@pytest.mark.parametrize(("order", "degree"), [(4, 3), (5, 5)])
+def test_polynomials_of_its_degree_are_exact(order, degree):
+    p = np.polynomial.Polynomial([1.0, -2, 3, -1, 2, -3][: degree + 1])
+
+    def values(k, time):
+        return p.deriv(k)(np.asarray(time))[..., np.newaxis]
+
+    system = System(
+        lambda t, y: tf.constant(values(1, t)),
+        lambda t, y, v: tf.zeros_like(v),
+        second_derivative=lambda t, y, f: tf.constant(values(2, t)),
+    )
+    output = dense_output(4, order, system, lambda time: values(0, time))
+    for t in (0.0, 0.1, 0.25, 0.3, 0.45, 0.6, 0.99, 1.0):
+        times = tf.constant([t, 1 - t], tf.float64)
+        np.testing.assert_allclose(output.at(times), values(0, times), rtol=1e-12)
 
 
 def test_nodes_are_exact():

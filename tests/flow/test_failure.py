@@ -189,7 +189,43 @@ def test_fixed_steps_keep_all_states_that_fit():
         return buffers.capacity_of(solver, num_steps, None, None, tf.zeros([5, 1185]))
 
     assert [kept(n) for n in (5, 4096, 4200, 5000)] == [5, 4096, 4200, 5000]  # 5,000 are 113 MiB
-    assert kept(10_000) < 200
+    # 6,000 are above 128 MiB. With 110 states beside the two of a step, 110 * 111 / 2 = 6,105 steps
+    # take none more than twice, and with 109 only 5,995.
+    assert kept(6000) == 110 + 2
+
+
+def test_the_memory_that_is_given_is_used():
+    descent, adaptive = amaml.solvers.GradientDescent(0.001), amaml.solvers.DormandPrince()
+    state = tf.zeros([4, 2**16], tf.float32)  # 1 MiB
+
+    def kept(solver, num_steps, state=state, budget=None):
+        return buffers.capacity_of(solver, num_steps, None, budget, state)
+
+    assert kept(adaptive, 1000, budget=100.5) == 100
+    assert kept(descent, 50, budget=100.5) == 50, "no more than the run has"
+    assert kept(adaptive, 1000) == 2 * 7, "8 MiB do not do: two steps of six stages, and their ends"
+    assert kept(descent, 1000) == 45 + 2
+    assert kept(descent, 1000, tf.zeros([4, 2**26])) == 13, "128 MiB hold none"
+    assert kept(adaptive, 1000, tf.zeros([4, 2**12])) == 128
+    unknown = tf.TensorSpec([None, 2**13], tf.float32)  # counts as 32 tasks
+    assert kept(adaptive, 1000, unknown, 10.0) == 10
+
+
+def test_steps_leave_a_third_of_the_states_for_checkpoints():
+    flow = amaml.GradientFlow()
+    found = [flow._bounded_solver(states).max_num_stages for states in (9, 4, 2)]
+    assert found == [6, 2, 2]
+
+
+def test_flows_are_made_as_documented():
+    flow = amaml.GradientFlow()
+    assert (flow.final_time, flow.adjoint, flow.proximal_weight) == (5.0, "discrete", 0.0)
+    assert flow.solver.order == 2
+    assert flow.adjoint_solver is flow.max_checkpoints is flow.memory_budget is None
+    descent = amaml.solvers.GradientDescent(0.1)
+    amaml.GradientFlow(final_time=20.0, solver=descent, adjoint="unrolled")  # 200 steps, not more
+    with pytest.raises(ValueError, match=r"at most 200 steps .*, got 201"):
+        amaml.GradientFlow(final_time=20.1, solver=descent, adjoint="unrolled")
 
 
 @pytest.mark.long

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import amaml_tf as amaml
-from amaml_tf.flow.vector_field import Constants, relative_to_displacement, vector_field
+from amaml_tf.flow.vector_field import Constants, vector_field
 
 pytestmark = pytest.mark.long
 
@@ -142,16 +142,3 @@ def test_discrete_adjoints_of_adaptive_solvers_match_central_differences(network
     above, below = (losses_from(start.adapted + sign * epsilon * direction) for sign in (1, -1))
     slopes = (above - below) / (2 * epsilon)
     np.testing.assert_allclose(np.sum(gradient * direction, axis=1), slopes, rtol=1e-6, atol=1e-9)
-
-
-def test_tolerances_are_relative_to_the_way_from_the_start():
-    start = tf.constant([[100.0, 0.0], [3.0, 4.0]], tf.float64)
-    ratio = relative_to_displacement(start)
-    error = tf.constant([[3e-3, 4e-3], [0.0, 1e-3]], tf.float64)
-    state = start + tf.constant([[0.3, 0.4], [0.0, 0.0]], tf.float64)
-    new_state = start + tf.constant([[0.0, 0.0], [0.6, 0.8]], tf.float64)
-    # Errors and ways are compared in norm: 5e-3 with 1e-2 * 0.5, and 1e-3 with 1e-2 * 1.
-    np.testing.assert_allclose(ratio(error, state, new_state, 1e-2, 0.0), [1.0, 0.1], rtol=1e-9)
-    atol = 1e-3
-    expected = [5e-3 / (5e-3 + atol * np.sqrt(2)), 1e-3 / (1e-2 + atol * np.sqrt(2))]
-    np.testing.assert_allclose(ratio(error, state, new_state, 1e-2, atol), expected, rtol=1e-9)

@@ -81,6 +81,17 @@ def test_linear_flow_matches_its_closed_form(adjoint, jit_compile):
     result = learner.meta_gradients(problem.episodes)
     expected = problems.linear_solution(problem, 2.0)
     assert problems.relative_error(result.gradients, [expected.gradient]) < RTOL
+    forward = result.diagnostics.forward
+    for name, value in {
+        "status": 0,
+        "time": 2.0,
+        "max_stages": 6,
+        "num_jacobian_products": 0,
+        "spectral_radius": 0,
+    }.items():
+        np.testing.assert_array_equal(getattr(forward, name), value, err_msg=name)
+    assert np.all(forward.num_accepted_steps > 10)
+    assert np.all(forward.num_evaluations > 6 * forward.num_accepted_steps)
     adapted = learner.adapt(tuple(v[0] for v in problem.episodes[0]))
     np.testing.assert_allclose(adapted.get_weights()[0][:, 0], expected.adapted[0], rtol=1e-7)
 

@@ -305,6 +305,16 @@ def test_an_adapted_model_measures_with_the_settings_of_the_learner():
     np.testing.assert_allclose(found["cosine_similarity"], expected.result(), rtol=1e-5)
 
 
+def test_an_adapted_model_measures_by_metrics_whose_configuration_lacks_something():
+    learner = learner_of(metrics=[AboveThreshold(0.1)])
+    support, query = (first(each) for each in episodes())
+    adapted = learner.adapt(support)
+    expected = np.sum(adapted(query[0]) > 0.1)
+    assert 0 < expected < 6
+    for _ in range(2):  # each evaluation by itself
+        assert adapted.evaluate(*query, verbose=0, return_dict=True)["above"] == expected
+
+
 def test_one_algorithm_for_two_sizes_of_rates_is_refused():
     model, algorithm = network(LAYERS.Dense(4)), amaml.algorithms.MetaSGD(0.05, 2)
     learner_of(model, algorithm=algorithm)

@@ -37,3 +37,9 @@ def test_a_step_whose_error_alone_is_nan_is_tried_again_shorter():
     assert solution.diagnostics.status[0] == diagnostics.COMPLETED
     assert solution.diagnostics.num_rejected_steps[0] > 0
     np.testing.assert_allclose(solution.state, [[1.0]], rtol=1e-12)
+    # A tenth of what was tried, which is the interval, not of what would have been tried.
+    eager = amaml.solvers.DormandPrince(first_step_size=10.0)
+    once = integrate(eager, system, 0.0, 1.0, start, max_num_steps=1)
+    assert once.diagnostics.status[0] == diagnostics.STEP_LIMIT
+    assert once.warm_start is not None
+    np.testing.assert_allclose(once.warm_start.step_size, [0.1], rtol=1e-12)

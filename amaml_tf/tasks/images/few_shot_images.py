@@ -127,6 +127,7 @@ class FewShotImages(TaskFamily):
         num_support, num_query = self.sizes(split)
         split_seed = stream_seed(seed, split, "episodes")
 
+        @tf.autograph.experimental.do_not_convert
         def episode(number: tf.Tensor) -> Episode:
             seeds = tf.random.split(fold_in(split_seed, number), 2)
             drawn = _distinct_numbers(

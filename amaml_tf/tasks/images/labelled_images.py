@@ -89,6 +89,7 @@ def _decoder(shape: tuple[int, int, int]) -> tf.types.experimental.GenericFuncti
             decode, batch, fn_output_signature=signature, parallel_iterations=cores
         ),
         input_signature=[tf.TensorSpec((None,), tf.string)],
+        autograph=False,
     )
 
 
