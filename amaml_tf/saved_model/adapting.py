@@ -17,10 +17,11 @@ from amaml_tf.saved_model.bounds import Bounds, bounded, fixed_evaluations
 from amaml_tf.saved_model.interface import (
     Interface,
     packed_inputs,
-    packed_targets,
     statistics_of,
 )
+from amaml_tf.saved_model.targets import packed_targets
 from amaml_tf.saved_model.validation import Check
+from amaml_tf.saved_model.vocabularies import Vocabularies
 from amaml_tf.solvers.diagnostics import COMPLETED, STEP_LIMIT, Diagnostics
 
 #: Tensors by the ends of their names: see `Interface`.
@@ -91,6 +92,9 @@ class Adapter:
         #: export if steps have a fixed size.
         times = 10.0 if fixed_evaluations(algorithm) is None else 1.0
         self.longest_time = times * float(algorithm.final_time())
+        self.vocabularies = Vocabularies(
+            function.model, self.predict_unadapted, self.interface.inputs
+        )
         # Traced once each, for all signatures to call: without weights, and with them.
         self._run = self._program()
         weight = tf.TensorSpec([None], self.function.dtype)
@@ -177,7 +181,7 @@ class Adapter:
                 weights = [tf.cast(weight, self.function.dtype)]
         run = self._run_weighted if weights else self._run
         checks += [
-            *value_checks.of_inputs(self.interface, "support_x", x),
+            *value_checks.of_inputs(self.vocabularies, "support_x", x),
             *value_checks.of_targets(self.interface, y),
         ]
         error = validation.first_failure(checks)

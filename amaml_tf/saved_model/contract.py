@@ -20,7 +20,7 @@ from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.provenance import provenance
 from amaml_tf.saved_model.adapting import Adapter
 from amaml_tf.saved_model.card import model_card
-from amaml_tf.saved_model.interface import Specs
+from amaml_tf.saved_model.interface import Interface, Specs
 from amaml_tf.saved_model.signatures import Signature
 from amaml_tf.saved_model.versions import EXTRA, find_version
 from amaml_tf.user_files import read_json
@@ -77,7 +77,8 @@ def contract_of(
         "parameters": _parameters(learner, adapter),
         "units": units,
         "units_in_words": None if interface.units is None else interface.units.describe(),
-        "class_names": list(interface.class_names),
+        "class_names": _class_names(interface),
+        "tokens": _tokens(adapter),
         "batch_normalization": _statistics(adapter, normalizes),
         "stored_statistics": _stored(normalizes, about.get("statistics_of")),
         "bounds": {
@@ -163,6 +164,36 @@ def _solver(learner: MetaLearner) -> dict[str, object] | None:
 def _loss_name(learner: MetaLearner) -> str:
     given = learner.function.loss.given
     return getattr(given, "name", None) or getattr(given, "__name__", None) or str(given)
+
+
+def _class_names(interface: Interface) -> list[str] | dict[str, list[str]]:
+    """Returns the names of the classes of the only output, or by the predictions of outputs."""
+    named = {f"predictions{end}": list(each.names) for end, each in interface.classes.items()}
+    return named.get("predictions", named) or []
+
+
+def _tokens(adapter: Adapter) -> dict[str, object]:
+    """Returns which tokens layers know, and where this is not looked at."""
+    known, interface = adapter.vocabularies, adapter.interface
+    looked_at = {end for each in known.all for end in each.inputs}
+    integers = [e for e, spec in interface.inputs.items() if spec.dtype.is_integer]
+    if interface.units is not None:
+        integers = []
+    return {
+        "known": [
+            {
+                "layer": each.layer,
+                "inputs": [f"x{end}" for end in each.inputs],
+                "from": 0,
+                "to": each.size - 1,
+            }
+            for each in dict.fromkeys(known.all)
+        ],
+        "unchecked": {
+            "layers": sorted(set(known.hidden)),
+            "inputs": [f"x{end}" for end in integers if end not in looked_at],
+        },
+    }
 
 
 def _statistics(adapter: Adapter, normalizes: bool) -> str | None:
