@@ -223,7 +223,7 @@ class Adapter:
         before, _ = function.query(*start, state, *support)
         adapted, diagnostics = algorithm.adapt(function, state, support)
         after, _ = function.query(adapted, start.held, state, *support)
-        error = self._error(diagnostics, time)
+        error = self._error(diagnostics, time, after[0])
         parameters = tf.concat([adapted[0], start.held[0]], axis=0)
         statistics = []
         if self.places_of_statistics:
@@ -246,7 +246,7 @@ class Adapter:
         statistics = [state[place] for place in self.places_of_statistics]
         return Adapted(tf.fill([size], nan), statistics, nan, nan, tf.constant(0), error)
 
-    def _error(self, diagnostics: Diagnostics, time: tf.Tensor) -> tf.Tensor:
+    def _error(self, diagnostics: Diagnostics, time: tf.Tensor, loss: tf.Tensor) -> tf.Tensor:
         """Returns why the adaptation did not come to its end, "" if it did."""
         status, reached = diagnostics.status[0], diagnostics.time[0]
         most = self.bounds.max_gradient_evaluations
@@ -255,7 +255,7 @@ class Adapter:
             reason = tf.where(
                 tf.equal(status, STEP_LIMIT),
                 f"needs more than {most} gradient evaluations, the bound of this export",
-                "makes the parameters infinite or NaN, or the steps too small,",
+                "makes the parameters or the support loss infinite or NaN, or the steps too small,",
             )
             return tf.strings.format(
                 "Expected support_x and support_y that the model can adapt to, got a support set "
@@ -265,7 +265,7 @@ class Adapter:
 
         # Quotation marks around strings are those of tf.strings.format.
         return tf.cond(
-            tf.equal(status, COMPLETED),
+            tf.equal(status, COMPLETED) & tf.math.is_finite(loss),
             lambda: tf.constant(""),
             lambda: tf.strings.regex_replace(told(), '"', ""),
         )

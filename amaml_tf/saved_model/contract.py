@@ -20,7 +20,7 @@ from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.provenance import provenance
 from amaml_tf.saved_model.adapting import Adapter
 from amaml_tf.saved_model.card import model_card
-from amaml_tf.saved_model.interface import Interface, Specs
+from amaml_tf.saved_model.interface import Interface, Specs, statistics_of
 from amaml_tf.saved_model.signatures import Signature
 from amaml_tf.saved_model.versions import EXTRA, find_version
 from amaml_tf.user_files import read_json
@@ -200,7 +200,7 @@ def _statistics(adapter: Adapter, normalizes: bool) -> str | None:
     """Returns whose statistics predictions after adaptation use; None without normalization."""
     if not normalizes:
         return None
-    if not adapter.function.batch_statistics:
+    if not statistics_of(adapter.function):
         return "stored"
     return "support" if adapter.interface.statistics else "batch"
 

@@ -118,11 +118,15 @@ def packed_inputs(model: keras.Model, inputs: Mapping[str, Tensors]) -> Tensors:
 
 
 def statistics_of(function: FunctionalModel) -> list[keras.Variable]:
-    """Returns the statistics of batch normalization that depend on the examples at hand."""
+    """Returns the statistics of batch normalization that depend on the examples at hand.
+
+    Those of frozen layers never do.
+    """
     if not function.batch_statistics:
         return []
     layers = function.model._flatten_layers()  # noqa: SLF001 - Keras has no public recursive list
-    normalizing = (each for each in layers if isinstance(each, keras.layers.BatchNormalization))
+    kind = keras.layers.BatchNormalization
+    normalizing = (each for each in layers if isinstance(each, kind) and each.trainable)
     own = {id(v) for layer in normalizing for v in (layer.moving_mean, layer.moving_variance)}
     return [v for v in function.model.non_trainable_variables if id(v) in own]
 
