@@ -14,7 +14,8 @@ support=$1 query=$2 server=${3:-localhost:8501} model=${4:-initialization}
 # before, with MARK around each cell.
 rows() {
     awk -F, -v first="$2" -v last="$3" -v mark="${4-}" '
-        NR > 1 && NF { sub(/\r$/, ""); from = first > 0 ? first : NF + first; to = last > 0 ? last : NF + last
+        { sub(/\r$/, "") }
+        NR > 1 && NF { from = first > 0 ? first : NF + first; to = last > 0 ? last : NF + last
             row = mark $from mark; for (i = from + 1; i <= to; i++) row = row "," mark $i mark
             printf "%s[%s]", separator, row; separator = "," }' "$1"
 }
