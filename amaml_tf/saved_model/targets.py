@@ -24,6 +24,7 @@ _OF_PROBABILITIES = (
     keras.losses.binary_focal_crossentropy,
     keras.losses.categorical_crossentropy,
     keras.losses.categorical_focal_crossentropy,
+    keras.losses.kl_divergence,
 )
 #: Losses of targets of another shape than outputs, which check it themselves.
 _OF_OTHER_SHAPES = (

@@ -23,6 +23,8 @@ from amaml_tf.units import Affine, Lookup, Units
 #: Support rows of an example request, unless there are more classes.
 ROWS = 32
 
+_WITHOUT_ADAPTATION = ("serving_default", "predict_with")
+
 WARMUP = EXTRA / "tf_serving_warmup_requests"
 
 #: Inputs of a request by name, as arrays.
@@ -37,7 +39,8 @@ def example_requests(
     """Returns a request for each signature: random inputs, labels of every class.
 
     Other targets are what the initialization predicts, with as many rows as a small task has:
-    adaptation to a few random numbers need not be stable.
+    adaptation to a few random numbers need not be stable. There is no request for a signature that
+    refuses it all the same: a server would not load a version whose warm-up fails.
     """
     interface = adapter.interface
     labels = {end: each and each.classes for end, each in interface.labels.items()}
@@ -71,6 +74,10 @@ def example_requests(
         if signature.takes_tasks:
             request = {name: value[np.newaxis] for name, value in request.items()}
         requests[signature.name] = request
+    try:
+        functions["adapt"](*map(tf.constant, requests["adapt"].values()))
+    except tf.errors.InvalidArgumentError:
+        return {name: each for name, each in requests.items() if name in _WITHOUT_ADAPTATION}
     return requests
 
 
@@ -102,13 +109,16 @@ def refuse_unless_alike(
     expected = {
         name: functions[name](*map(tf.constant, requests[name].values()))
         for name in ("serving_default", "adapt")
+        if name in requests
     }
-    adapted = {name: expected["adapt"].get(name, v) for name, v in requests["predict_with"].items()}
+    given = expected.get("adapt", {})
+    adapted = {name: given.get(name, value) for name, value in requests["predict_with"].items()}
     expected["predict_with"] = functions["predict_with"](*map(tf.constant, adapted.values()))
-    expected["adapt_and_predict"] = {**expected["adapt"], **expected["predict_with"]}
-    expected["adapt_and_predict_batch"] = {
-        name: value[tf.newaxis] for name, value in expected["adapt_and_predict"].items()
-    }
+    if given:
+        expected["adapt_and_predict"] = {**given, **expected["predict_with"]}
+        expected["adapt_and_predict_batch"] = {
+            name: value[tf.newaxis] for name, value in expected["adapt_and_predict"].items()
+        }
     for name, answer in expected.items():
         request = adapted if name == "predict_with" else requests[name]
         came = loaded[name](**{key: tf.constant(value) for key, value in request.items()})

@@ -10,7 +10,7 @@ from amaml_tf.commands import export
 from amaml_tf.evaluation import Estimate
 from amaml_tf.evaluation.results import Evaluation
 from amaml_tf.experiment import Experiment
-from amaml_tf.experiment.task_file import write_task
+from amaml_tf.experiment.task_file import stored_task, write_task
 from amaml_tf.saved_model import describe, read_contract
 from amaml_tf.training import Checkpoints
 
@@ -74,6 +74,21 @@ def test_says_what_it_is_without_the_data_set(trained, monkeypatch, new_flags, t
     for words in ("ratings_csv", "MAML", "GradientDescent", "identifiers of items", "0.5 ± 0.1"):
         assert words in card
     json.dumps(contract, allow_nan=False)
+
+
+@pytest.mark.parametrize("task", ["topics", "sinusoid"])
+def test_a_run_keeps_how_many_tokens_its_tasks_have(tmp_path, task):
+    """E14: the network of a run on other than the default number of tokens can be made again."""
+    tokens = {"model": "transformer", "width": 4, "num_heads": 1, "num_blocks": 1}
+    settings = {**tokens, "vocabulary_size": 50} if task == "topics" else {}
+    experiment = Experiment(task=task, **settings)
+    family = experiment.make_family()
+    write_task(family, tmp_path)
+    stored = stored_task(tmp_path)
+    models = [experiment.make_model(each) for each in (family, stored)]
+    expected, found = ([v.shape for v in model.trainable_variables] for model in models)
+    assert found == expected
+    assert getattr(stored, "vocabulary_size", None) == getattr(family, "vocabulary_size", None)
 
 
 def test_the_command_describes_an_export(trained, monkeypatch, new_flags, tmp_path, capsys):

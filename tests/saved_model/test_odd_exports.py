@@ -21,6 +21,7 @@ from amaml_tf.saved_model import (
     versions,
 )
 from amaml_tf.saved_model.contract import CONTRACT
+from amaml_tf.saved_model.warmup import WARMUP
 from amaml_tf.units import Affine, Lookup, Pixels, Units
 
 CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -139,6 +140,21 @@ def test_names_in_any_script(tmp_path):
     answer = Session(path)("adapt_and_predict", support_x=x, support_y=labels, query_x=x)
     assert {each.decode() for each in answer["classes"]} <= set(names)
     assert "Straße, a | b, 😀" in describe(folder)
+
+
+def test_a_bound_that_refuses_even_the_example(tmp_path):
+    """A server would not load a version whose warm-up is refused."""
+    model = network()
+    flow = amaml.GradientFlow(final_time=1.0)
+    learner = amaml.MetaLearner(model, amaml.algorithms.AdjointMAML(flow))
+    learner.compile(loss="mse", jit_compile="off")
+    path = save_initialization(learner, tmp_path, bounds=Bounds(max_gradient_evaluations=1))
+    records = [r.numpy() for r in tf.data.TFRecordDataset(str(path / WARMUP))]
+    assert len(records) == 2
+    assert all(b"support_x" not in record for record in records)
+    x = np.eye(4, 2, dtype="float32")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 1 gradient evaluations"):
+        Session(path)("adapt", support_x=x, support_y=x[:, :1])
 
 
 def test_classes_of_several_outputs(tmp_path):

@@ -102,6 +102,14 @@ def test_two_classes(spec):
     assert "probabilities from 0 to 1" in refusal(found, np.array([0, 2], dtype))
 
 
+@pytest.mark.parametrize("loss", ["kl_divergence", "categorical_crossentropy"])
+def test_probabilities(loss):
+    """Keras would clip the ones, and add up the others."""
+    found = interface(loss, 2, activation="softmax")
+    assert refusal(found, np.array([[0.3, 0.7]], "float32")) is None
+    assert "probabilities from 0 to 1" in refusal(found, np.array([[3.0, 0.7]], "float32"))
+
+
 # -- shapes -------------------------------------------------------------------------------------
 
 
