@@ -187,8 +187,13 @@ def _evaluation(contract: Mapping[str, Any]) -> str:
     )
 
 
-def _estimate(value: Mapping[str, float] | None) -> str:
-    return "" if value is None else f"{value['mean']:.4g} ± {value['half_width']:.2g}"
+def _estimate(value: Mapping[str, float | None] | None) -> str:
+    if value is None:
+        return ""
+    mean, half_width = value["mean"], value["half_width"]
+    if mean is None or half_width is None:
+        return "not finite"
+    return f"{mean:.4g} ± {half_width:.2g}"
 
 
 def _parameters(contract: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -101,8 +102,18 @@ def contract_of(
 
 def write_contract(folder: Path, contract: Contract) -> None:
     """Writes the contract and the model card into the version in `folder`."""
-    write_atomically(folder / CONTRACT, json.dumps(contract, indent=2) + "\n")
+    contract = _finite(contract)
+    write_atomically(folder / CONTRACT, json.dumps(contract, indent=2, allow_nan=False) + "\n")
     write_atomically(folder / CARD, model_card(contract))
+
+
+def _finite(value: Any) -> Any:
+    """Returns plain values with None for numbers that JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def read_contract(directory: PathLike) -> Contract:

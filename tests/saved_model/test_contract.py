@@ -12,6 +12,7 @@ from amaml_tf.evaluation.results import Evaluation
 from amaml_tf.experiment import Experiment
 from amaml_tf.experiment.task_file import stored_task, write_task
 from amaml_tf.saved_model import describe, read_contract
+from amaml_tf.saved_model.contract import _NAMES, write_contract
 from amaml_tf.training import Checkpoints
 
 RATINGS = {"task": "ratings_csv", "num_factors": 2, "num_support": 4, "num_query": 3}
@@ -74,6 +75,27 @@ def test_says_what_it_is_without_the_data_set(trained, monkeypatch, new_flags, t
     for words in ("ratings_csv", "MAML", "GradientDescent", "identifiers of items", "0.5 ± 0.1"):
         assert words in card
     json.dumps(contract, allow_nan=False)
+
+
+def test_numbers_that_json_does_not_have(tmp_path):
+    """Of an evaluation in which a task failed: the file is JSON for programs of any language."""
+    estimates = {"rmse": {"mean": float("nan"), "half_width": float("inf")}}
+    evaluation = {"num_episodes": 3, "before": estimates, "after": estimates}
+    contract = dict.fromkeys(_NAMES, None) | {
+        "format": 1,
+        "final_time": 1.0,
+        "class_names": [],
+        "bounds": dict.fromkeys(("max_support_rows", "max_query_rows", "max_tasks"), 1)
+        | {"max_gradient_evaluations": 1},
+        "signatures": {},
+        "parameters": [],
+        "evaluation": evaluation,
+    }
+    (tmp_path / "assets.extra").mkdir()
+    write_contract(tmp_path, contract)
+    (tmp_path / "saved_model.pb").touch()
+    assert read_contract(tmp_path)["evaluation"]["after"]["rmse"]["mean"] is None
+    assert "| rmse | not finite | not finite |" in describe(tmp_path)
 
 
 @pytest.mark.parametrize("task", ["topics", "sinusoid"])
