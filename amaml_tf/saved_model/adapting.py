@@ -250,6 +250,9 @@ class Adapter:
         """Returns why the adaptation did not come to its end, "" if it did."""
         status, reached = diagnostics.status[0], diagnostics.time[0]
         most = self.bounds.max_gradient_evaluations
+        if isinstance(self._algorithm, FlowBased):  # the last step may have gone beyond the bound
+            beyond = tf.equal(status, COMPLETED) & (diagnostics.num_evaluations[0] > most)
+            status = tf.where(beyond, STEP_LIMIT, status)
 
         def told() -> tf.Tensor:
             reason = tf.where(
