@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 from small_data import data_of
@@ -102,11 +103,11 @@ def test_numbers_that_json_does_not_have(tmp_path):
 def test_a_run_keeps_how_many_tokens_its_tasks_have(tmp_path, task):
     """E14: the network of a run on other than the default number of tokens can be made again."""
     tokens = {"model": "transformer", "width": 4, "num_heads": 1, "num_blocks": 1}
-    settings = {**tokens, "vocabulary_size": 50} if task == "topics" else {}
+    settings: dict[str, Any] = {**tokens, "vocabulary_size": 50} if task == "topics" else {}
     experiment = Experiment(task=task, **settings)
     family = experiment.make_family()
     write_task(family, tmp_path)
-    stored = stored_task(tmp_path)
+    stored: Any = stored_task(tmp_path)
     models = [experiment.make_model(each) for each in (family, stored)]
     expected, found = ([v.shape for v in model.trainable_variables] for model in models)
     assert found == expected
