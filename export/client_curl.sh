@@ -5,20 +5,24 @@
 #
 # The CSV files have a header. The last column of the first is the target; the second has no target.
 # For classifiers, whose targets are labels: LABELS=1 ./client_curl.sh ...
-# For ratings, whose inputs are identifiers of items: IDENTIFIERS=1 ./client_curl.sh ...
+# For ratings, whose inputs are identifiers of items: IDENTIFIERS=1 ./client_curl.sh ..., or
+# IDENTIFIERS=words if they are strings.
 set -euo pipefail
 support=$1 query=$2 server=${3:-localhost:8501} model=${4:-initialization}
 
-# rows FILE FIRST LAST: JSON rows of columns FIRST to LAST, where 0 is the last and -1 the one before.
+# rows FILE FIRST LAST MARK: JSON rows of columns FIRST to LAST, where 0 is the last and -1 the one
+# before, with MARK around each cell.
 rows() {
-    awk -F, -v first="$2" -v last="$3" '
-        NR > 1 { sub(/\r$/, ""); from = first > 0 ? first : NF + first; to = last > 0 ? last : NF + last
-            row = $from; for (i = from + 1; i <= to; i++) row = row "," $i
+    awk -F, -v first="$2" -v last="$3" -v mark="${4-}" '
+        { sub(/\r$/, "") }
+        NR > 1 && NF { from = first > 0 ? first : NF + first; to = last > 0 ? last : NF + last
+            row = mark $from mark; for (i = from + 1; i <= to; i++) row = row "," mark $i mark
             printf "%s[%s]", separator, row; separator = "," }' "$1"
 }
-inputs=$(rows "$support" 1 -1) targets=$(rows "$support" 0 0) queries=$(rows "$query" 1 0)
+mark=; [[ ${IDENTIFIERS:-0} == words ]] && mark='"'
+inputs=$(rows "$support" 1 -1 "$mark") queries=$(rows "$query" 1 0 "$mark") targets=$(rows "$support" 0 0)
 [[ ${LABELS:-0} == 1 ]] && targets=${targets//[\[\]]/}
-[[ ${IDENTIFIERS:-0} == 1 ]] && inputs=${inputs//[\[\]]/} queries=${queries//[\[\]]/}
+[[ ${IDENTIFIERS:-0} != 0 ]] && inputs=${inputs//[\[\]]/} queries=${queries//[\[\]]/}
 # The exit status is 22 if the server refuses; its answer then says why.
 curl --silent --show-error --fail-with-body --max-time 30 --data @- \
     "http://$server/v1/models/$model:predict" <<END

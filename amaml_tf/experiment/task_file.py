@@ -42,6 +42,7 @@ def write_task(family: TaskFamily, workdir: PathLike) -> None:
         "dtype": family.dtype,
         "loss": loss,
         "units": None if units is None else units.values(),
+        "vocabulary_size": getattr(family, "vocabulary_size", None),
     }
     write_atomically(pathlib.Path(workdir) / TASK_FILE, json.dumps(values) + "\n")
 
@@ -62,7 +63,9 @@ def stored_task(workdir: PathLike) -> TaskFamily | None:
         values = json.loads(path.read_text(encoding="utf-8"))
         loss = keras.losses.deserialize(values.pop("loss"))
         units = values.pop("units")
-        return _StoredFamily(loss, None if units is None else Units.from_values(units), **values)
+        tokens = values.pop("vocabulary_size", None)
+        units = None if units is None else Units.from_values(units)
+        return _StoredFamily(loss, units, tokens, **values)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"Expected {path} to say what the tasks of the run are, got a file that does not "
@@ -75,8 +78,12 @@ class _StoredFamily(TaskFamily):
 
     splits = ()
 
-    def __init__(self, loss: keras.losses.Loss, units: Units | None, **sizes: object) -> None:
+    def __init__(
+        self, loss: keras.losses.Loss, units: Units | None, tokens: int | None, **sizes: object
+    ) -> None:
         super().__init__(**sizes)  # type: ignore[arg-type]
+        if tokens is not None:
+            self.vocabulary_size = tokens
         self._loss = loss
         self._units = units
 

@@ -1,10 +1,11 @@
 """Changes to the behaviour of Keras and TensorFlow that the gradient flow needs.
 
-Four functions are replaced permanently when the first model is traced: `tf.nn.moments`,
-`BatchNormalization.call`, the scaling of losses under a `tf.distribute.Strategy`, and the one by
-which Keras asks for a GPU before it takes a kernel of cuDNN for an LSTM or GRU. The replacements do
-what the originals do, except in a thread that is inside one of the contexts below. Therefore
-threads can trace at the same time, and other code in the process sees no difference.
+Six functions are replaced permanently when the first model is traced: `tf.nn.moments`,
+`BatchNormalization.call`, `Embedding.call`, `CategoryEncoding.call`, the scaling of losses under a
+`tf.distribute.Strategy`, and the one by which Keras asks for a GPU before it takes a kernel of
+cuDNN for an LSTM or GRU. The replacements do what the originals do, except in a thread that is
+inside one of the contexts below. Therefore threads can trace at the same time, and other code in
+the process sees no difference.
 `tests/functional/test_keras_patches.py` asserts the behaviour of Keras and TensorFlow that makes
 each patch necessary, and fails when this behaviour changes.
 """
@@ -15,8 +16,8 @@ import contextlib
 import functools
 import importlib
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -25,6 +26,11 @@ import tensorflow as tf
 from keras.src.losses import loss as losses
 
 from amaml_tf.errors import UsageError
+
+#: A function of a layer and what it is given, which returns what the layer should read instead.
+Reading: TypeAlias = Callable[
+    ["keras.layers.Embedding | keras.layers.CategoryEncoding", tf.Tensor], tf.Tensor
+]
 
 
 class _Wanted(threading.local):
@@ -37,6 +43,7 @@ class _Wanted(threading.local):
         forget: batch normalization stores the statistics of this batch, not a moving average.
         chosen: bool `[n]`, the examples whose statistics batch normalization computes; None: all.
         whole_losses: losses are not divided by the number of replicas.
+        reading: what layers of tokens read; None: what they are given.
     """
 
     twice_differentiable = False
@@ -44,6 +51,7 @@ class _Wanted(threading.local):
     forget = False
     chosen: tf.Tensor | None = None
     whole_losses = False
+    reading: Reading | None = None
 
 
 _WANTED = _Wanted()
@@ -110,7 +118,18 @@ def losses_of_one_device() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _asked_for(**wanted: bool | tf.Tensor | None) -> Iterator[None]:
+def tokens_read(reading: Reading) -> Iterator[None]:
+    """Makes embeddings and encodings read what `reading` returns of the tokens they are given.
+
+    Such a layer can be anywhere in a model, behind other layers and in models inside it, and Keras
+    has no way to ask what it reads.
+    """
+    with _asked_for(reading=reading):
+        yield
+
+
+@contextlib.contextmanager
+def _asked_for(**wanted: bool | tf.Tensor | Reading | None) -> Iterator[None]:
     _install()
     before = {name: getattr(_WANTED, name) for name in wanted}
     _WANTED.__dict__.update(wanted)
@@ -127,6 +146,8 @@ def _install() -> None:
             tf.nn.moments = _replaced_moments(tf.nn.moments)
             layer = keras.layers.BatchNormalization
             layer.call = _replaced_call(layer.call)
+            for reader in (keras.layers.Embedding, keras.layers.CategoryEncoding):
+                reader.call = _replaced_lookup(reader.call)
             search = _RECURRENT._is_gpu_available  # noqa: SLF001 - it has no public name
             _RECURRENT._is_gpu_available = _replaced_search(search)  # noqa: SLF001
             name = "scale_loss_for_distribution"
@@ -167,6 +188,16 @@ def _replaced_search(original: Any) -> Any:
         return not _WANTED.twice_differentiable and bool(original())
 
     return is_gpu_available
+
+
+def _replaced_lookup(original: Any) -> Any:
+    @functools.wraps(original)
+    def call(self: keras.Layer, inputs: tf.Tensor, *others: Any, **named: Any) -> tf.Tensor:
+        reading = _WANTED.reading
+        inputs = inputs if reading is None else reading(self, inputs)
+        return original(self, inputs, *others, **named)
+
+    return call
 
 
 def _replaced_call(original: Any) -> Any:

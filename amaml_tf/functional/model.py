@@ -168,14 +168,15 @@ class FunctionalModel(ParameterVectors):
     ) -> list[tf.Tensor]:
         """Returns `state` with the batch normalization statistics of the inputs of one task.
 
-        With `batch_statistics=False`, `state` is unchanged.
+        They are those of predictions: noise is off. With `batch_statistics=False`, `state` is
+        unchanged.
         """
         if not self.batch_statistics:
             return list(state)
         x, chosen = counting_inputs(examples)
         with keras_patches.statistics_of_one_batch(), keras_patches.statistics_of_some(chosen):
             _, statistics = self.model.stateless_call(
-                list(parameters), list(state), x, **self._training(True)
+                list(parameters), list(state), x, **self._training(False)
             )
         return statistics
 

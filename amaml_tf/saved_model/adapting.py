@@ -17,10 +17,11 @@ from amaml_tf.saved_model.bounds import Bounds, bounded, fixed_evaluations
 from amaml_tf.saved_model.interface import (
     Interface,
     packed_inputs,
-    packed_targets,
     statistics_of,
 )
+from amaml_tf.saved_model.targets import packed_targets
 from amaml_tf.saved_model.validation import Check
+from amaml_tf.saved_model.vocabularies import Vocabularies
 from amaml_tf.solvers.diagnostics import COMPLETED, STEP_LIMIT, Diagnostics
 
 #: Tensors by the ends of their names: see `Interface`.
@@ -91,6 +92,9 @@ class Adapter:
         #: export if steps have a fixed size.
         times = 10.0 if fixed_evaluations(algorithm) is None else 1.0
         self.longest_time = times * float(algorithm.final_time())
+        self.vocabularies = Vocabularies(
+            function.model, self.predict_unadapted, self.interface.inputs
+        )
         # Traced once each, for all signatures to call: without weights, and with them.
         self._run = self._program()
         weight = tf.TensorSpec([None], self.function.dtype)
@@ -177,7 +181,7 @@ class Adapter:
                 weights = [tf.cast(weight, self.function.dtype)]
         run = self._run_weighted if weights else self._run
         checks += [
-            *value_checks.of_inputs(self.interface, "support_x", x),
+            *value_checks.of_inputs(self.vocabularies, "support_x", x),
             *value_checks.of_targets(self.interface, y),
         ]
         error = validation.first_failure(checks)
@@ -219,7 +223,7 @@ class Adapter:
         before, _ = function.query(*start, state, *support)
         adapted, diagnostics = algorithm.adapt(function, state, support)
         after, _ = function.query(adapted, start.held, state, *support)
-        error = self._error(diagnostics, time)
+        error = self._error(diagnostics, time, after[0])
         parameters = tf.concat([adapted[0], start.held[0]], axis=0)
         statistics = []
         if self.places_of_statistics:
@@ -242,16 +246,19 @@ class Adapter:
         statistics = [state[place] for place in self.places_of_statistics]
         return Adapted(tf.fill([size], nan), statistics, nan, nan, tf.constant(0), error)
 
-    def _error(self, diagnostics: Diagnostics, time: tf.Tensor) -> tf.Tensor:
+    def _error(self, diagnostics: Diagnostics, time: tf.Tensor, loss: tf.Tensor) -> tf.Tensor:
         """Returns why the adaptation did not come to its end, "" if it did."""
         status, reached = diagnostics.status[0], diagnostics.time[0]
         most = self.bounds.max_gradient_evaluations
+        if isinstance(self._algorithm, FlowBased):  # the last step may have gone beyond the bound
+            beyond = tf.equal(status, COMPLETED) & (diagnostics.num_evaluations[0] > most)
+            status = tf.where(beyond, STEP_LIMIT, status)
 
         def told() -> tf.Tensor:
             reason = tf.where(
                 tf.equal(status, STEP_LIMIT),
                 f"needs more than {most} gradient evaluations, the bound of this export",
-                "makes the parameters infinite or NaN, or the steps too small,",
+                "makes the parameters or the support loss infinite or NaN, or the steps too small,",
             )
             return tf.strings.format(
                 "Expected support_x and support_y that the model can adapt to, got a support set "
@@ -261,7 +268,7 @@ class Adapter:
 
         # Quotation marks around strings are those of tf.strings.format.
         return tf.cond(
-            tf.equal(status, COMPLETED),
+            tf.equal(status, COMPLETED) & tf.math.is_finite(loss),
             lambda: tf.constant(""),
             lambda: tf.strings.regex_replace(told(), '"', ""),
         )

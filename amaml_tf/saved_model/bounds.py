@@ -29,8 +29,9 @@ class Bounds:
     """What a request may ask for; a larger one is refused with INVALID_ARGUMENT.
 
     Attributes:
-        max_gradient_evaluations: gradients of the support loss, and products with its Hessian, of
-            one adaptation. It is looked at before every step of the solver.
+        max_gradient_evaluations: gradients of the support loss in one adaptation. It is looked at
+            before every step of the solver, and for the last one after it. Products with the
+            Hessian are bounded by four times as many, and 50.
         max_support_rows: examples of one task's support set.
         max_query_rows: inputs to predict for in a request, or for one task of it.
         max_tasks: tasks of a request to `adapt_and_predict_batch`.

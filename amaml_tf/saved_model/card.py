@@ -84,9 +84,40 @@ def _examples(contract: Mapping[str, Any]) -> str:
             "Requests are in the network's own units: whatever scaling was made for training is "
             "the caller's to make."
         )
-    if contract["class_names"]:
-        lines.append(f"Classes, in the order of the labels: {', '.join(contract['class_names'])}.")
+    names = contract["class_names"]
+    for output, each in (names if isinstance(names, Mapping) else {"": names}).items():
+        if each:
+            of = f" of `{output}`" if output else ""
+            lines.append(f"Classes{of}, in the order of the labels: {', '.join(each)}.")
+    lines += _tokens(contract.get("tokens"))
     return "\n\n".join(lines)
+
+
+def _tokens(tokens: Mapping[str, Any] | None) -> list[str]:
+    """Returns sentences about the tokens that requests may have."""
+    if tokens is None:
+        return []
+    lines = [
+        f"Layer `{each['layer']}` knows the tokens from {each['from']} to {each['to']}, which it "
+        f"reads of {_words(each['inputs'])}. A request with others is refused."
+        for each in tokens["known"]
+    ]
+    unchecked = tokens["unchecked"]
+    if unchecked["layers"]:
+        lines.append(
+            f"It is not known, and not checked, whether the tokens of a request are known to "
+            f"{_words(unchecked['layers'])}: tokens are read there inside a loop."
+        )
+    if unchecked["inputs"]:
+        lines.append(
+            f"It is not known, and not checked, which whole numbers {_words(unchecked['inputs'])} "
+            "may have."
+        )
+    return lines
+
+
+def _words(names: Sequence[str]) -> str:
+    return " and ".join(f"`{name}`" for name in names)
 
 
 def _signatures(contract: Mapping[str, Any]) -> str:
@@ -156,8 +187,13 @@ def _evaluation(contract: Mapping[str, Any]) -> str:
     )
 
 
-def _estimate(value: Mapping[str, float] | None) -> str:
-    return "" if value is None else f"{value['mean']:.4g} ± {value['half_width']:.2g}"
+def _estimate(value: Mapping[str, float | None] | None) -> str:
+    if value is None:
+        return ""
+    mean, half_width = value["mean"], value["half_width"]
+    if mean is None or half_width is None:
+        return "not finite"
+    return f"{mean:.4g} ± {half_width:.2g}"
 
 
 def _parameters(contract: Mapping[str, Any]) -> str:

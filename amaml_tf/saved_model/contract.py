@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,7 +21,7 @@ from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.provenance import provenance
 from amaml_tf.saved_model.adapting import Adapter
 from amaml_tf.saved_model.card import model_card
-from amaml_tf.saved_model.interface import Specs
+from amaml_tf.saved_model.interface import Interface, Specs, statistics_of
 from amaml_tf.saved_model.signatures import Signature
 from amaml_tf.saved_model.versions import EXTRA, find_version
 from amaml_tf.user_files import read_json
@@ -77,7 +78,8 @@ def contract_of(
         "parameters": _parameters(learner, adapter),
         "units": units,
         "units_in_words": None if interface.units is None else interface.units.describe(),
-        "class_names": list(interface.class_names),
+        "class_names": _class_names(interface),
+        "tokens": _tokens(adapter),
         "batch_normalization": _statistics(adapter, normalizes),
         "stored_statistics": _stored(normalizes, about.get("statistics_of")),
         "bounds": {
@@ -100,8 +102,18 @@ def contract_of(
 
 def write_contract(folder: Path, contract: Contract) -> None:
     """Writes the contract and the model card into the version in `folder`."""
-    write_atomically(folder / CONTRACT, json.dumps(contract, indent=2) + "\n")
+    contract = _finite(contract)
+    write_atomically(folder / CONTRACT, json.dumps(contract, indent=2, allow_nan=False) + "\n")
     write_atomically(folder / CARD, model_card(contract))
+
+
+def _finite(value: Any) -> Any:
+    """Returns plain values with None for numbers that JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def read_contract(directory: PathLike) -> Contract:
@@ -165,11 +177,41 @@ def _loss_name(learner: MetaLearner) -> str:
     return getattr(given, "name", None) or getattr(given, "__name__", None) or str(given)
 
 
+def _class_names(interface: Interface) -> list[str] | dict[str, list[str]]:
+    """Returns the names of the classes of the only output, or by the predictions of outputs."""
+    named = {f"predictions{end}": list(each.names) for end, each in interface.classes.items()}
+    return named.get("predictions", named) or []
+
+
+def _tokens(adapter: Adapter) -> dict[str, object]:
+    """Returns which tokens layers know, and where this is not looked at."""
+    known, interface = adapter.vocabularies, adapter.interface
+    looked_at = {end for each in known.all for end in each.inputs}
+    integers = [e for e, spec in interface.inputs.items() if spec.dtype.is_integer]
+    if interface.units is not None:
+        integers = []
+    return {
+        "known": [
+            {
+                "layer": each.layer,
+                "inputs": [f"x{end}" for end in each.inputs],
+                "from": 0,
+                "to": each.size - 1,
+            }
+            for each in dict.fromkeys(known.all)
+        ],
+        "unchecked": {
+            "layers": sorted(set(known.hidden)),
+            "inputs": [f"x{end}" for end in integers if end not in looked_at],
+        },
+    }
+
+
 def _statistics(adapter: Adapter, normalizes: bool) -> str | None:
     """Returns whose statistics predictions after adaptation use; None without normalization."""
     if not normalizes:
         return None
-    if not adapter.function.batch_statistics:
+    if not statistics_of(adapter.function):
         return "stored"
     return "support" if adapter.interface.statistics else "batch"
 

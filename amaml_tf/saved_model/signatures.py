@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 
 from amaml_tf.aliases import Tensors
-from amaml_tf.saved_model import validation, value_checks
+from amaml_tf.functional import keras_patches
+from amaml_tf.saved_model import validation, value_checks, vocabularies
 from amaml_tf.saved_model.adapting import Adapted, Adapter, Named
-from amaml_tf.saved_model.interface import Interface, Specs
+from amaml_tf.saved_model.interface import Specs
 from amaml_tf.saved_model.validation import Check
 
 #: A traced function, which takes and gives tensors by name.
@@ -132,7 +133,7 @@ class Signatures:
         def one(task: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             query = _ends(task, "query_x")
             wrong = validation.first_failure(
-                value_checks.of_inputs(self._interface, "query_x", query)
+                value_checks.of_inputs(self._adapter.vocabularies, "query_x", query)
             )
             support = _ends(task, "support_x"), _ends(task, "support_y")
             adapted = self._adapter.adapt(
@@ -143,11 +144,11 @@ class Signatures:
                 parameters=tf.where(tf.equal(error, ""), adapted.parameters, float("nan"))
             )
             parameters = self._adapter.unravel(adapted.parameters)
-            known = value_checks.known_tokens(self._interface, query)
-            predictions = self._predictions(parameters, adapted.statistics, known)
-            if "classes" in predictions:
-                named = tf.where(tf.equal(error, ""), predictions["classes"], "")
-                predictions["classes"] = named
+            with keras_patches.tokens_read(vocabularies.known):  # or all tasks would fail
+                predictions = self._predictions(parameters, adapted.statistics, query)
+            for end in self._interface.classes:
+                named = predictions[f"classes{end}"]
+                predictions[f"classes{end}"] = tf.where(tf.equal(error, ""), named, "")
             return {**predictions, **_report(adapted), "error": error}
 
         return tf.map_fn(
@@ -250,7 +251,8 @@ class Signatures:
             if tensor.dtype.is_floating
         ]
         for begin in ("x", "query_x"):
-            sound += value_checks.of_tokens(self._interface, begin, _ends(seen, begin))
+            if x := _ends(seen, begin):
+                sound += self._adapter.vocabularies.checks(begin, x)
         if not sound:
             return fine
         wrong = validation.first_failure(sound)
@@ -268,17 +270,20 @@ class Signatures:
 
     def _named_predictions(self, outputs: Tensors) -> dict[str, tf.Tensor]:
         found = self._adapter.named_predictions(outputs)
-        if self._interface.class_names:
-            found |= _named_classes(found["predictions"], self._interface)
+        for end, classes in self._interface.classes.items():
+            named = classes.of(found[f"predictions{end}"])
+            found[f"probabilities{end}"], found[f"classes{end}"] = named
         return found
 
     def _spec_of_one(self) -> dict[str, tf.TensorSpec]:
         """Returns the specs of the answer for one of several tasks."""
         dtype = self._adapter.function.dtype
         spec = _named("predictions", self._interface.outputs)
-        if self._interface.class_names:
-            spec["probabilities"] = spec["predictions"]
-            spec["classes"] = tf.TensorSpec([None], tf.string)
+        for end, classes in self._interface.classes.items():
+            like = spec[f"predictions{end}"]
+            shape = [*like.shape[:-1], len(classes.names)]
+            spec[f"probabilities{end}"] = tf.TensorSpec(shape, like.dtype)
+            spec[f"classes{end}"] = tf.TensorSpec(shape[:-1], tf.string)
         scalar = tf.TensorSpec([], dtype)
         return {
             **spec,
@@ -303,12 +308,4 @@ def _report(adapted: Adapted) -> dict[str, tf.Tensor]:
         "support_loss_before": adapted.loss_before,
         "support_loss_after": adapted.loss_after,
         "gradient_evaluations": adapted.evaluations,
-    }
-
-
-def _named_classes(outputs: tf.Tensor, interface: Interface) -> dict[str, tf.Tensor]:
-    names = list(interface.class_names)
-    return {
-        "probabilities": tf.nn.softmax(outputs) if interface.from_logits else outputs,
-        "classes": tf.gather(names, tf.argmax(outputs, axis=-1)),
     }

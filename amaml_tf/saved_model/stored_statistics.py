@@ -44,10 +44,10 @@ class StoredStatistics:
     def gathered(cls, learner: MetaLearner, episodes: Iterable[Episodes]) -> StoredStatistics:
         """Returns the averages over the support sets of the first 128 tasks of `episodes`.
 
-        The network runs in training mode on one support set after the other. The result is the
-        average of the means and of the variances that its layers find: what Keras's moving
-        averages come close to, without their momentum. A support set that makes them infinite or
-        NaN is left out.
+        The network runs on one support set after the other, with noise such as dropout off. The
+        result is the average of the means and of the variances that its layers find: what Keras's
+        moving averages come close to, without their momentum. A support set that makes them
+        infinite or NaN is left out.
 
         Args:
             learner: a compiled learner.

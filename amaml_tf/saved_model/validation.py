@@ -152,6 +152,19 @@ def is_between(name: str, tensor: tf.Tensor, least: float, most: float, what: st
     return Check(tf.reduce_all(within), message)
 
 
+def is_whole(name: str, tensor: tf.Tensor, what: str) -> Check:
+    """Checks that numbers in floating point are whole: a cast would make other ones of them."""
+
+    def message() -> tf.Tensor:
+        broken = tf.boolean_mask(tensor, tf.not_equal(tensor, tf.floor(tensor)))
+        return tf.strings.format(
+            f"Expected {name} to be {what}, which are whole numbers, got {{}}; send whole numbers.",
+            tf.concat([broken, tf.zeros([1], tensor.dtype)], axis=0)[0],
+        )
+
+    return Check(tf.reduce_all(tf.equal(tensor, tf.floor(tensor))), message)
+
+
 def checked_time(given: tf.Tensor, longest: float) -> tuple[tf.Tensor, Check]:
     """Returns the time as a scalar, and the check that it came as one, in its range."""
     came = as_it_came("final_time", given)

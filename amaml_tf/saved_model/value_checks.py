@@ -8,47 +8,44 @@ import tensorflow as tf
 
 from amaml_tf.saved_model import validation
 from amaml_tf.saved_model.interface import Interface
+from amaml_tf.saved_model.targets import Labels
 from amaml_tf.saved_model.validation import Check
+from amaml_tf.saved_model.vocabularies import Vocabularies
 
 Named = Mapping[str, tf.Tensor]
 
 
-def of_inputs(interface: Interface, name: str, x: Named) -> list[Check]:
+def of_inputs(vocabularies: Vocabularies, name: str, x: Named) -> list[Check]:
     """Returns checks of the values of inputs."""
     floating = {end: values for end, values in x.items() if values.dtype.is_floating}
     finite = [validation.is_finite(name + end, values) for end, values in floating.items()]
-    return [*finite, *of_tokens(interface, name, x)]
-
-
-def of_tokens(interface: Interface, name: str, x: Named) -> list[Check]:
-    """Returns checks that the embeddings of the model know the tokens of inputs."""
-    return [
-        validation.is_between(name + end, values, 0, size - 1, "tokens")
-        for end, values in x.items()
-        if (size := interface.vocabularies[end]) is not None
-    ]
-
-
-def known_tokens(interface: Interface, x: Named) -> dict[str, tf.Tensor]:
-    """Returns inputs with tokens that an embedding can read, whatever they were."""
-    sizes = interface.vocabularies
-    return {
-        end: values if (size := sizes[end]) is None else tf.clip_by_value(values, 0, size - 1)
-        for end, values in x.items()
-    }
+    return [*finite, *vocabularies.checks(name, x)]
 
 
 def of_targets(interface: Interface, y: Named) -> list[Check]:
     """Returns checks of the values of support targets."""
     checks = []
     for end, values in y.items():
-        name, classes = f"support_y{end}", interface.labels[end]
-        if classes is not None:
-            checks.append(validation.is_between(name, values, 0, classes - 1, "labels"))
+        name, labels = f"support_y{end}", interface.labels[end]
+        if values.dtype.is_floating:
+            checks.append(validation.is_finite(name, values))
+        if labels is not None:
+            checks += _of_labels(name, values, labels)
         elif end in interface.probabilities:
             checks.append(validation.is_between(name, values, 0, 1, "probabilities"))
-        elif values.dtype.is_floating:
-            checks.append(validation.is_finite(name, values))
+    return checks
+
+
+def _of_labels(name: str, values: tf.Tensor, labels: Labels) -> list[Check]:
+    checks = []
+    if values.dtype.is_floating:
+        checks.append(validation.is_whole(name, values, "labels"))
+    if labels.classes is not None:
+        seen = values
+        if labels.ignored is not None:  # by the loss
+            ignored = tf.equal(values, tf.cast(labels.ignored, values.dtype))
+            seen = tf.where(ignored, tf.zeros_like(values), values)
+        checks.append(validation.is_between(name, seen, 0, labels.classes - 1, "labels"))
     return checks
 
 

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from amaml_tf.errors import ExportError
+from amaml_tf.errors import ExportError, UsageError
 from amaml_tf.saved_model.adapting import Adapter
 from amaml_tf.saved_model.signatures import ConcreteFunction, Signature
 from amaml_tf.saved_model.versions import EXTRA
@@ -21,6 +22,8 @@ from amaml_tf.units import Affine, Lookup, Units
 
 #: Support rows of an example request, unless there are more classes.
 ROWS = 32
+
+_WITHOUT_ADAPTATION = ("serving_default", "predict_with")
 
 WARMUP = EXTRA / "tf_serving_warmup_requests"
 
@@ -36,10 +39,12 @@ def example_requests(
     """Returns a request for each signature: random inputs, labels of every class.
 
     Other targets are what the initialization predicts, with as many rows as a small task has:
-    adaptation to a few random numbers need not be stable.
+    adaptation to a few random numbers need not be stable. There is no request for a signature that
+    refuses it all the same: a server would not load a version whose warm-up fails.
     """
     interface = adapter.interface
-    classes = max([1, *(each for each in interface.labels.values() if each is not None)])
+    labels = {end: each and each.classes for end, each in interface.labels.items()}
+    classes = max([1, *filter(None, labels.values())])
     bounds = adapter.bounds
     rows = min(max(ROWS, classes), bounds.max_support_rows, bounds.max_query_rows)
     given: dict[str, np.ndarray] = {
@@ -52,14 +57,14 @@ def example_requests(
     given["support_weight"] = np.ones(rows, np.float32)
     given["final_time"] = adapter.final_time().numpy()
     random = np.random.default_rng(0)
-    for end, spec in interface.inputs.items():
-        values = _inputs(interface.units, spec, rows, random)
+    x, predictions = _tried(adapter, functions["serving_default"], rows, random)
+    for end, values in x.items():
         given |= {f"x{end}": values, f"support_x{end}": values, f"query_x{end}": values}
-    inputs = (tf.constant(given[f"x{end}"]) for end in interface.inputs)
-    predictions = functions["serving_default"](*inputs)
     for end, spec in interface.targets.items():
         predicted = predictions.get(f"predictions{end}")
-        targets = _targets(spec, rows, interface.labels[end], predicted, random)
+        targets = _targets(spec, rows, labels[end], predicted, random)
+        if interface.labels[end] is not None:
+            targets = targets.round()
         if end in interface.probabilities:
             targets = np.clip(targets, 0, 1)
         given[f"support_y{end}"] = targets
@@ -69,6 +74,10 @@ def example_requests(
         if signature.takes_tasks:
             request = {name: value[np.newaxis] for name, value in request.items()}
         requests[signature.name] = request
+    try:
+        functions["adapt"](*map(tf.constant, requests["adapt"].values()))
+    except tf.errors.InvalidArgumentError:
+        return {name: each for name, each in requests.items() if name in _WITHOUT_ADAPTATION}
     return requests
 
 
@@ -100,13 +109,16 @@ def refuse_unless_alike(
     expected = {
         name: functions[name](*map(tf.constant, requests[name].values()))
         for name in ("serving_default", "adapt")
+        if name in requests
     }
-    adapted = {name: expected["adapt"].get(name, v) for name, v in requests["predict_with"].items()}
+    given = expected.get("adapt", {})
+    adapted = {name: given.get(name, value) for name, value in requests["predict_with"].items()}
     expected["predict_with"] = functions["predict_with"](*map(tf.constant, adapted.values()))
-    expected["adapt_and_predict"] = {**expected["adapt"], **expected["predict_with"]}
-    expected["adapt_and_predict_batch"] = {
-        name: value[tf.newaxis] for name, value in expected["adapt_and_predict"].items()
-    }
+    if given:
+        expected["adapt_and_predict"] = {**given, **expected["predict_with"]}
+        expected["adapt_and_predict_batch"] = {
+            name: value[tf.newaxis] for name, value in expected["adapt_and_predict"].items()
+        }
     for name, answer in expected.items():
         request = adapted if name == "predict_with" else requests[name]
         came = loaded[name](**{key: tf.constant(value) for key, value in request.items()})
@@ -125,15 +137,56 @@ def _alike(expected: np.ndarray, answer: np.ndarray) -> bool:
     return bool(np.allclose(answer, expected, rtol=1e-3, atol=1e-4, equal_nan=True))
 
 
+def _tried(
+    adapter: Adapter, predict: ConcreteFunction, rows: int, random: np.random.Generator
+) -> tuple[dict[str, np.ndarray], Mapping[str, tf.Tensor]]:
+    """Returns inputs that the model knows, and what it predicts.
+
+    Raises:
+        UsageError: it knows none of those that were tried.
+    """
+    interface, refusal = adapter.interface, ""
+    for fill in (None, *_tokens(adapter)):
+        inputs = {
+            end: _inputs(interface.units, spec, rows, random)
+            if fill is None or isinstance(fill, str) != (spec.dtype == tf.string)
+            else np.full(_shape(spec, rows), fill, spec.dtype.as_numpy_dtype)
+            for end, spec in interface.inputs.items()
+        }
+        try:
+            return inputs, predict(*map(tf.constant, inputs.values()))
+        except tf.errors.InvalidArgumentError as error:
+            refusal = error.message.splitlines()[0]
+    raise UsageError(
+        "Expected a model that knows the token 0, 1 or one of a vocabulary, to try the export "
+        f"with, got one that knows none of them ({refusal!r}); let its tokens begin at 0."
+    )
+
+
+def _tokens(adapter: Adapter) -> list[int | str]:
+    """Returns tokens that a model may know, by its layers."""
+    lookups = (keras.layers.StringLookup, keras.layers.IntegerLookup)
+    layers = adapter.function.model._flatten_layers()  # noqa: SLF001 - Keras has no public list
+    sizes = [each.size for each in adapter.vocabularies.all]
+    known = [layer.get_vocabulary()[-1] for layer in layers if isinstance(layer, lookups)]
+    return [0, 1, *(size - 1 for size in sizes[:1]), *known]
+
+
+def _shape(spec: tf.TensorSpec, rows: int) -> list[int]:
+    return [rows, *(1 if size is None else size for size in spec.shape[1:])]
+
+
 def _inputs(
     units: Units | None, spec: tf.TensorSpec, rows: int, random: np.random.Generator
 ) -> np.ndarray:
-    shape = [rows, *(1 if size is None else size for size in spec.shape[1:])]
+    shape = _shape(spec, rows)
     if units is not None and isinstance(units.inputs, Lookup):
         known = units.inputs.identifiers
         return np.array([known[row % len(known)] for row in range(rows)], spec.dtype.as_numpy_dtype)
     if spec.dtype == tf.uint8:
         return random.integers(0, 256, shape).astype(np.uint8)
+    if spec.dtype == tf.string:
+        return np.full(shape, b"a", object)
     if not spec.dtype.is_floating:
         return np.zeros(shape, spec.dtype.as_numpy_dtype)
     values = random.normal(size=shape)
@@ -149,7 +202,7 @@ def _targets(
     predicted: tf.Tensor | None,
     random: np.random.Generator,
 ) -> np.ndarray:
-    shape = [rows, *(1 if size is None else size for size in spec.shape[1:])]
+    shape = _shape(spec, rows)
     dtype = spec.dtype.as_numpy_dtype
     if classes is not None:
         labels = np.arange(rows, dtype=dtype) % classes

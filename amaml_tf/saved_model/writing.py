@@ -17,6 +17,7 @@ from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.saved_model import versions
 from amaml_tf.saved_model.adapting import Adapter
 from amaml_tf.saved_model.bounds import Bounds, default_bounds
+from amaml_tf.saved_model.class_names import ClassNames
 from amaml_tf.saved_model.contract import Contract, contract_of, write_contract
 from amaml_tf.saved_model.interface import interface_of
 from amaml_tf.saved_model.lite import LITE_MODEL, lite_model
@@ -39,7 +40,7 @@ def save_initialization(
     input_spec: tf.TensorSpec | None = None,
     target_spec: tf.TensorSpec | None = None,
     units: Units | None = None,
-    class_names: Sequence[str] = (),
+    class_names: ClassNames = (),
     bounds: Bounds | None = None,
     query_statistics: str = "support",
     statistics_from: Iterable[Episodes] | StoredStatistics | None = None,
@@ -61,8 +62,10 @@ def save_initialization(
         target_spec: shape `[None, ...]` and dtype of `support_y`; None: those of the outputs, or
             int32 labels where the loss does not take targets like the outputs.
         units: raw units of requests and answers, such as `family.units`; None: those of the model.
-        class_names: names of the classes of a classifier, in the order of its labels. Answers then
-            have `probabilities` and `classes` as well. Default: none.
+        class_names: names of the classes of a classifier, in the order of its labels, or of several
+            classifiers, by the names of outputs. Answers then have `probabilities` and `classes` as
+            well. A classifier has an output for each class and a categorical cross-entropy, or one
+            output and a binary cross-entropy. Default: none.
         bounds: what a request may ask for; None: see `default_bounds`.
         query_statistics: whose statistics batch normalization uses in predictions after adaptation,
             if it uses those of the examples at hand: "support" (default), so that an answer does

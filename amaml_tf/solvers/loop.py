@@ -33,6 +33,10 @@ from amaml_tf.solvers.solution import (
 from amaml_tf.solvers.system import System
 from amaml_tf.solvers.trajectory import Recorder
 
+#: A cap on evaluations caps Jacobian products too: so many of each, and those of a first estimate.
+_PRODUCTS_PER_EVALUATION = 4
+_PRODUCTS_AT_FIRST = 50
+
 
 class _Problem(NamedTuple):
     """The parts of a solve that do not change in the loop; `t0` and `t1` are `[B]`.
@@ -137,7 +141,7 @@ def integrate(
     def condition(loop: _Loop) -> tf.Tensor:
         running = loop.diagnostics.status == RUNNING
         if solver.max_num_evaluations is not None:
-            running &= _work(loop.diagnostics) < solver.max_num_evaluations
+            running &= _has_work_left(loop.diagnostics, solver.max_num_evaluations)
         return (loop.num_iterations < max_num_steps) & tf.reduce_any(running)
 
     def body(loop: _Loop) -> tuple[_Loop]:
@@ -292,8 +296,9 @@ def _diagnostics_after(
     )
 
 
-def _work(done: Diagnostics) -> tf.Tensor:
-    return done.num_evaluations + done.num_jacobian_products
+def _has_work_left(done: Diagnostics, most: int) -> tf.Tensor:
+    products = _PRODUCTS_PER_EVALUATION * most + _PRODUCTS_AT_FIRST
+    return (done.num_evaluations < most) & (done.num_jacobian_products < products)
 
 
 def _smallest_step(time: tf.Tensor, interval: tf.Tensor) -> tf.Tensor:

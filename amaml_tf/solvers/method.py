@@ -49,8 +49,8 @@ class Method(abc.ABC):
     adaptive: bool
     #: Cap on the attempted steps of a solve; None: as many as the interval needs.
     max_num_steps: int | None
-    #: Cap on the evaluations and Jacobian products of a solve, looked at before every step; None:
-    #: no cap.
+    #: Cap on the evaluations of a solve, looked at before every step, which caps its Jacobian
+    #: products as well (four for each evaluation, and 50); None: no cap.
     max_num_evaluations: int | None = None
     #: Largest number of evaluations in one step.
     max_num_stages: int

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 from small_data import data_of
@@ -10,8 +11,9 @@ from amaml_tf.commands import export
 from amaml_tf.evaluation import Estimate
 from amaml_tf.evaluation.results import Evaluation
 from amaml_tf.experiment import Experiment
-from amaml_tf.experiment.task_file import write_task
+from amaml_tf.experiment.task_file import stored_task, write_task
 from amaml_tf.saved_model import describe, read_contract
+from amaml_tf.saved_model.contract import _NAMES, write_contract
 from amaml_tf.training import Checkpoints
 
 RATINGS = {"task": "ratings_csv", "num_factors": 2, "num_support": 4, "num_query": 3}
@@ -74,6 +76,42 @@ def test_says_what_it_is_without_the_data_set(trained, monkeypatch, new_flags, t
     for words in ("ratings_csv", "MAML", "GradientDescent", "identifiers of items", "0.5 ± 0.1"):
         assert words in card
     json.dumps(contract, allow_nan=False)
+
+
+def test_numbers_that_json_does_not_have(tmp_path):
+    """Of an evaluation in which a task failed: the file is JSON for programs of any language."""
+    estimates = {"rmse": {"mean": float("nan"), "half_width": float("inf")}}
+    evaluation = {"num_episodes": 3, "before": estimates, "after": estimates}
+    contract = dict.fromkeys(_NAMES, None) | {
+        "format": 1,
+        "final_time": 1.0,
+        "class_names": [],
+        "bounds": dict.fromkeys(("max_support_rows", "max_query_rows", "max_tasks"), 1)
+        | {"max_gradient_evaluations": 1},
+        "signatures": {},
+        "parameters": [],
+        "evaluation": evaluation,
+    }
+    (tmp_path / "assets.extra").mkdir()
+    write_contract(tmp_path, contract)
+    (tmp_path / "saved_model.pb").touch()
+    assert read_contract(tmp_path)["evaluation"]["after"]["rmse"]["mean"] is None
+    assert "| rmse | not finite | not finite |" in describe(tmp_path)
+
+
+@pytest.mark.parametrize("task", ["topics", "sinusoid"])
+def test_a_run_keeps_how_many_tokens_its_tasks_have(tmp_path, task):
+    """E14: the network of a run on other than the default number of tokens can be made again."""
+    tokens = {"model": "transformer", "width": 4, "num_heads": 1, "num_blocks": 1}
+    settings: dict[str, Any] = {**tokens, "vocabulary_size": 50} if task == "topics" else {}
+    experiment = Experiment(task=task, **settings)
+    family = experiment.make_family()
+    write_task(family, tmp_path)
+    stored: Any = stored_task(tmp_path)
+    models = [experiment.make_model(each) for each in (family, stored)]
+    expected, found = ([v.shape for v in model.trainable_variables] for model in models)
+    assert found == expected
+    assert getattr(stored, "vocabulary_size", None) == getattr(family, "vocabulary_size", None)
 
 
 def test_the_command_describes_an_export(trained, monkeypatch, new_flags, tmp_path, capsys):

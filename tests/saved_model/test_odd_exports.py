@@ -21,6 +21,7 @@ from amaml_tf.saved_model import (
     versions,
 )
 from amaml_tf.saved_model.contract import CONTRACT
+from amaml_tf.saved_model.warmup import WARMUP
 from amaml_tf.units import Affine, Lookup, Pixels, Units
 
 CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -139,6 +140,58 @@ def test_names_in_any_script(tmp_path):
     answer = Session(path)("adapt_and_predict", support_x=x, support_y=labels, query_x=x)
     assert {each.decode() for each in answer["classes"]} <= set(names)
     assert "Straße, a | b, 😀" in describe(folder)
+
+
+def test_a_bound_that_refuses_even_the_example(tmp_path):
+    """A server would not load a version whose warm-up is refused."""
+    model = network()
+    flow = amaml.GradientFlow(final_time=1.0)
+    learner = amaml.MetaLearner(model, amaml.algorithms.AdjointMAML(flow))
+    learner.compile(loss="mse", jit_compile="off")
+    path = save_initialization(learner, tmp_path, bounds=Bounds(max_gradient_evaluations=1))
+    records = [r.numpy() for r in tf.data.TFRecordDataset(str(path / WARMUP))]
+    assert len(records) == 2
+    assert all(b"support_x" not in record for record in records)
+    x = np.eye(4, 2, dtype="float32")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 1 gradient evaluations"):
+        Session(path)("adapt", support_x=x, support_y=x[:, :1])
+
+
+def test_classes_of_several_outputs(tmp_path):
+    """An output for each class, with smoothed one-hot targets, beside one for two classes."""
+    x = keras.Input((2,))
+    kind = keras.layers.Dense(3, name="kind")(x)
+    fine = keras.layers.Dense(1, "sigmoid", name="is-fine")(x)
+    losses = [
+        keras.losses.CategoricalCrossentropy(True, label_smoothing=0.1),
+        "binary_crossentropy",
+    ]
+    learner = learner_of(keras.Model(x, [kind, fine]), losses)
+    names = {"kind": ("red", "green", "blue"), "is-fine": ("no", "yes")}
+    session = Session(save_initialization(learner, tmp_path, class_names=names))
+    x, labels = np.eye(4, 2, dtype="float32"), np.array([0, 1, 2, 2])
+    y = [np.eye(3, dtype="float32")[labels], np.array([[0], [1], [1], [0.5]], "float32")]
+    request = {"support_x": x, "support_y_kind": y[0], "support_y_is_fine": y[1], "query_x": x}
+    answer = session("adapt_and_predict", **request)
+    logits, second = learner.adapt((x, y))(x)
+    found = {"kind": tf.nn.softmax(logits), "is_fine": np.concatenate([1 - second, second], axis=1)}
+    weight = np.ones(4, "float32")
+    tasks = {name: np.stack([v, v]) for name, v in {**request, "support_weight": weight}.items()}
+    tasks["support_y_is_fine"][1] += 1
+    batch = session("adapt_and_predict_batch", **tasks)
+    for place, (name, probabilities) in enumerate(found.items()):
+        np.testing.assert_allclose(answer[f"probabilities_{name}"], probabilities, atol=1e-5)
+        expected = [
+            list(names.values())[place][best].encode() for best in np.argmax(probabilities, axis=1)
+        ]
+        assert answer[f"classes_{name}"].tolist() == expected
+        np.testing.assert_allclose(batch[f"probabilities_{name}"][0], probabilities, atol=1e-5)
+        assert batch[f"classes_{name}"].tolist() == [expected, [b""] * 4]
+    assert b"support_y_is_fine to be probabilities from 0 to 1" in batch["error"][1]
+    assert read_contract(tmp_path)["class_names"]["predictions_kind"] == ["red", "green", "blue"]
+    assert "Classes of `predictions_is_fine`, in the order of the labels: no, yes." in describe(
+        tmp_path
+    )
 
 
 PLAIN_KERAS = """

@@ -204,11 +204,14 @@ def test_targets_that_no_class_has(tmp_path, outputs, loss, spec, good, words):
         refused(session, "adapt", words, support_x=X, support_y=wrong)
 
 
+LAYER = "words"
+
+
 @pytest.fixture(scope="module")
 def of_tokens(tmp_path_factory):
     """A session on the export of a model that reads seven tokens, flattened."""
     inputs = keras.Input((2, 2), dtype="int32")
-    x = keras.layers.Embedding(7, 3)(keras.layers.Flatten(dtype="int32")(inputs))
+    x = keras.layers.Embedding(7, 3, name=LAYER)(keras.layers.Flatten(dtype="int32")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.GlobalMaxPooling1D()(x)))
     return Session(save_initialization(learner_of(model, "mse"), tmp_path_factory.mktemp("tokens")))
 
@@ -221,7 +224,9 @@ def test_tokens_that_no_embedding_knows(of_tokens, signature, wrong):
     tokens = np.arange(8, dtype="int32").reshape(2, 2, 2) % 7
     bad, y = np.where(tokens == 3, wrong, tokens).astype("int32"), np.ones((2, 1), "float32")
     support = {"support_x": tokens, "support_y": y}
-    words = f"to be tokens from 0 to 6, got {min(0, wrong)} to {max(6, wrong)}"
+    words = (
+        f"with whole tokens from 0 to 6 for layer {LAYER}, got {min(0, wrong)} to {max(6, wrong)}"
+    )
     if signature == "batch":
         given = {**support, "support_weight": np.ones(2, "float32"), "query_x": bad}
         tasks = {name: np.stack([value, value]) for name, value in given.items()}

@@ -15,7 +15,9 @@ from amaml_tf.commands.run_statistics import (
     statistics_of_run,
 )
 from amaml_tf.experiment import Experiment
+from amaml_tf.functional import keras_patches
 from amaml_tf.saved_model import describe, load_initialization, read_contract, save_initialization
+from amaml_tf.saved_model.interface import statistics_of
 from amaml_tf.saved_model.stored_statistics import StoredStatistics, require_statistics
 
 L = keras.layers
@@ -74,6 +76,73 @@ def test_statistics_are_averages_over_support_sets(tmp_path):
         "num_tasks": 12,
     }
     assert "variances of the support sets of 12 training tasks" in describe(tmp_path)
+
+
+def inside(kind, layer):
+    """A model with a batch normalization layer, inside of another one."""
+    x = keras.Input((3,), **D)
+    if kind == "functional":
+        model = keras.Model(x, layer(x))
+    elif kind == "sequential":
+        model = keras.Sequential([keras.Input((3,), **D), layer])
+    else:
+        model = Subclassed(layer)
+    return keras.Model(x, L.Dense(2, **D)(model(x)))
+
+
+class Subclassed(keras.Model):
+    """A model whose `call` knows nothing of training."""
+
+    def __init__(self, layer):
+        super().__init__(**D)
+        self.layer = layer
+
+    def call(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("kind", ["functional", "sequential", "subclassed"])
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_layers_inside_other_models(kind, synchronized):
+    """E1, E2: those of stored statistics, and those after adaptation."""
+    batches = episodes()
+    learner = learner_of(inside(kind, L.BatchNormalization(synchronized=synchronized, **D)))
+    found = StoredStatistics.gathered(learner, batches)
+    every = np.concatenate([support_x for (support_x, _), _ in batches])
+    np.testing.assert_allclose(found.values[0], every.mean(axis=(0, 1)), rtol=1e-12)
+    np.testing.assert_allclose(found.values[1], every.var(axis=1).mean(axis=0), rtol=1e-12)
+    assert [v.name for v in statistics_of(learner.function)] == ["moving_mean", "moving_variance"]
+    function, x = learner.function, every[0]
+    after = function.statistics_of(function.parameters(), function.state(), (x, x[:, :2]))
+    np.testing.assert_allclose(after[0], x.mean(axis=0), rtol=1e-12)
+
+
+def test_noise_is_off_in_statistics():
+    """They are those of predictions: nothing is dropped, and no power iteration is made."""
+    noisy = network(L.Dropout(0.5, seed=1, **D), L.GaussianNoise(1.0, seed=1, **D), two_layers())
+    spectral = L.SpectralNormalization(L.Dense(4, **D), **D)
+    noisy_spectral = network(spectral, L.BatchNormalization(**D))
+    (x, y), _ = episodes(1)[0]
+    for model, plain in ((noisy, noisy.layers[-2]), (noisy_spectral, noisy_spectral)):
+        function = learner_of(model).function
+        found = function.statistics_of(function.parameters(), function.state(), (x[0], y[0]))
+        for layer in plain.layers:
+            layer.momentum = 0.0
+        with keras_patches.batch_statistics(True):
+            plain(x[0], training=False)
+        stored = dict(zip([v.path for v in model.non_trainable_variables], found, strict=True))
+        for variable in plain.non_trainable_variables:
+            np.testing.assert_allclose(stored[variable.path], variable, rtol=1e-12)
+
+
+def test_frozen_layers_have_no_statistics_of_a_support_set(tmp_path):
+    model = inside("functional", L.BatchNormalization(trainable=False, **D))
+    learner = learner_of(model)
+    assert statistics_of(learner.function) == []
+    save_initialization(learner, tmp_path, check=False)
+    contract = read_contract(tmp_path)
+    assert contract["batch_normalization"] == "stored"
+    assert not any(n.startswith("stat") for n in contract["signatures"]["predict_with"]["inputs"])
 
 
 def test_padding_and_tasks_that_are_not_finite_count_nowhere():

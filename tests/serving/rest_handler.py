@@ -37,7 +37,7 @@ def rest_handler(server):
                 self._send(400, {"error": str(error)})
 
         def _send(self, status, value):
-            content = json.dumps(value).encode()
+            content = json.dumps(value, default=bytes.decode).encode()  # strings are bytes
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))

@@ -85,6 +85,33 @@ def test_rest(server, call, rest_module, files, expected):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+NUMBERS = "a,b,y\r\n7,1.5,3\r\n8,2,4\r\n\r\n", "a,b\n9,0\n"
+ITEMS = "item,y\n7,3\n8,4\n", "item\n9\n"
+BEARS = "item,y\n7,3\nthe bear,4\n", "item\n9\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts", "x", "y", "query"),
+    [
+        ({}, NUMBERS, [[7, 1.5], [8, 2]], [[3], [4]], [[9, 0]]),
+        ({"LABELS": "1"}, NUMBERS, [[7, 1.5], [8, 2]], [3, 4], [[9, 0]]),
+        ({"IDENTIFIERS": "1"}, ITEMS, [7, 8], [[3], [4]], [9]),
+        ({"IDENTIFIERS": "words"}, BEARS, ["7", "the bear"], [[3], [4]], ["9"]),
+    ],
+)
+def test_curl_is_told_what_the_columns_are(tmp_path, kind, texts, x, y, query):
+    (tmp_path / "curl").write_text("#!/bin/sh\ncat\n")  # shows what would be sent
+    (tmp_path / "curl").chmod(0o755)
+    files = tmp_path / "support.csv", tmp_path / "query.csv"
+    for path, text in zip(files, texts, strict=True):
+        path.write_text(text, newline="")
+    environment = {**os.environ, **kind, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [EXPORT / "client_curl.sh", *files]
+    sent = subprocess.run(command, env=environment, check=True, capture_output=True).stdout
+    expected = {"support_x": x, "support_y": y, "query_x": query}
+    assert json.loads(sent) == {"signature_name": "adapt_and_predict", "inputs": expected}
+
+
 def test_curl(server, files, expected, tmp_path):
     done = run(EXPORT / "client_curl.sh", *files, server.rest_address)
     assert done.returncode == 0, done.stderr
