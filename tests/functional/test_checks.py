@@ -8,7 +8,6 @@ import amaml_tf as amaml
 from amaml_tf.episodes import check_episodes, check_examples
 from amaml_tf.functional.checks import check_model
 from amaml_tf.registry import Registry
-from amaml_tf.saved_model.class_names import check_class_names, from_logits
 
 LAYERS, X = keras.layers, tf.zeros([2, 3])
 
@@ -71,28 +70,3 @@ def test_names_in_registries():
         registry.register("circle")(type("Square", (), {}))
     with pytest.raises(amaml.UsageError, match="Expected shape to be one of circle, got 'square'"):
         registry.find("square")
-
-
-@pytest.mark.parametrize(
-    ("names", "labels", "sentence"),
-    [
-        (["a", "a"], {"y": 2}, "different names"),
-        (["a", "b\n"], {"y": 2}, "names of one line each"),
-        ("ab", {"y": 2}, "different names"),
-        (["a", "b"], {"y": None}, "Expected a classifier with one output"),
-        (["a", "b"], {"y": 2, "z": 2}, "Expected a classifier with one output"),
-        (["a", "b"], {"y": 3}, "Expected 3 class_names, one for each class, got 2"),
-    ],
-)
-def test_class_names_that_do_not_fit(names, labels, sentence):
-    with pytest.raises(amaml.UsageError, match=sentence):
-        check_class_names(names, labels)
-    check_class_names(["a", "b"], {"y": 2})
-
-
-def test_a_loss_says_whether_outputs_are_logits():
-    crossentropy = keras.losses.SparseCategoricalCrossentropy
-    found = [from_logits(each) for each in ("crossentropy", crossentropy(), crossentropy(True))]
-    assert found == [False, False, True]
-    with pytest.raises(amaml.UsageError, match="Expected a cross-entropy of Keras"):
-        from_logits(lambda y, outputs: outputs)
