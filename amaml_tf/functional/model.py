@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -77,10 +78,10 @@ class FunctionalModel(ParameterVectors):
         self.vectorize = vectorize
         self._jit_derivatives = jit_derivatives
         # Traced once and called from every loop: a solver's graph has one copy of each.
-        self.gradient = tf.function(self._gradient, autograph=False)
-        self.curvature = tf.function(self._curvature, autograph=False)
-        self.query = tf.function(self._query, autograph=False)
-        self.query_gradient = tf.function(self._query_gradient, autograph=False)
+        self.gradient, self.curvature, self.query, self.query_gradient = (
+            _traced_once(each)
+            for each in (self._gradient, self._curvature, self._query, self._query_gradient)
+        )
 
     def side_by_side(self) -> FunctionalModel:
         """Returns the same functions, evaluated task by task: for one task, or without XLA."""
@@ -145,7 +146,7 @@ class FunctionalModel(ParameterVectors):
             keras_patches.statistics_of_some(chosen),
         ):
             outputs, _, losses = self.model.stateless_call(
-                list(parameters), list(state), x, return_losses=True, **self._training(adapting)
+                list(parameters), list(state), x, return_losses=True, **self.call_options(adapting)
             )
         if chosen is not None or whole is not None:
             refuse_losses_of_activities(self.model, losses)
@@ -164,11 +165,11 @@ class FunctionalModel(ParameterVectors):
         x, chosen = counting_inputs(examples)
         with keras_patches.statistics_of_one_batch(), keras_patches.statistics_of_some(chosen):
             _, statistics = self.model.stateless_call(
-                list(parameters), list(state), x, **self._training(True)
+                list(parameters), list(state), x, **self.call_options(True)
             )
         return statistics
 
-    def _training(self, training: bool) -> dict[str, bool]:
+    def call_options(self, training: bool) -> dict[str, bool]:
         """Returns the argument `training`, if the model's `call` has it, as `Model.fit` does."""
         has_it = self.model._call_has_training_arg  # noqa: SLF001 - `Model.fit` asks this as well
         return {"training": training} if has_it else {}
@@ -296,6 +297,22 @@ class FunctionalModel(ParameterVectors):
         self, one: Callable[[tuple[Tensors, ...]], T], tasks: tuple[Tensors, ...]
     ) -> T:
         return map_tasks(one, tasks, vectorize=self.vectorize, jit_compile=self._jit_derivatives)
+
+
+def _traced_once(of_tasks: Callable[..., T]) -> Callable[..., T]:
+    """Returns a function of vectors `[B, P]` and more, whose results have the task axis first."""
+    traced = tf.function(of_tasks, autograph=False)
+
+    @functools.wraps(of_tasks)
+    def call(vectors: tf.Tensor, *others: Any) -> T:
+        results = traced(vectors, *others)
+        # A trace for any number of tasks is used for a known number too, and forgets it.
+        for each in tf.nest.flatten(results):
+            if each.shape.rank is not None:
+                each.set_shape([vectors.shape[0], *each.shape[1:]])
+        return results
+
+    return call
 
 
 def _dense_gradient(tape: tf.GradientTape, loss: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
