@@ -50,6 +50,7 @@ class EpisodeFunctions:
             )
         return self._function
 
+    @tf.autograph.experimental.do_not_convert
     def meta_gradients(self, episodes: Episodes) -> MetaGradients:
         """Returns the loss, the meta-gradient and the diagnostics of a batch of episodes.
 
@@ -65,6 +66,7 @@ class EpisodeFunctions:
         self._check(result.diagnostics)
         return result
 
+    @tf.autograph.experimental.do_not_convert
     def predict_episodes(
         self, episodes: Episodes, *, query_statistics: str = "batch"
     ) -> Predictions:
@@ -95,6 +97,7 @@ class EpisodeFunctions:
         _ = self.function
         return self._programs.execution
 
+    @tf.autograph.experimental.do_not_convert
     def predict_before(
         self, episodes: Episodes, *, query_statistics: str = "batch"
     ) -> tuple[tf.Tensor, Outputs]:
@@ -135,6 +138,7 @@ class EpisodeFunctions:
             query_statistics,
         )
 
+    @tf.autograph.experimental.do_not_convert
     def adapt(self, support: Examples) -> keras.Model:
         """Adapts to one task and returns an ordinary, compiled Keras model for it.
 
@@ -147,7 +151,13 @@ class EpisodeFunctions:
 
         Raises:
             AdaptationError: if the adaptation fails.
+            UsageError: if it is called in a `tf.function`.
         """
+        if tf.inside_function():
+            raise UsageError(
+                "Expected adapt outside of a tf.function, because it makes a Keras model; call "
+                "adapt_many there, which gives parameters."
+            )
         function, state = self.function, self.function.state()
         support = as_tensors(support)
         check_examples(support)
@@ -162,6 +172,7 @@ class EpisodeFunctions:
         )
         return model
 
+    @tf.autograph.experimental.do_not_convert
     def adapt_many(self, support: Examples) -> list[tf.Tensor]:
         """Adapts to a batch of tasks and returns the parameters of each.
 

@@ -204,6 +204,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         """What became of the last batch of `fit` or `evaluate`."""
         return self._episode_metrics.last_batch
 
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, data: Sequence[Any]) -> dict[str, tf.Tensor]:
         """Makes one meta-update with a batch of episodes."""
         refuse_strategies(self.model)
@@ -233,6 +234,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
             self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
 
+    @tf.autograph.experimental.do_not_convert
     def test_step(self, data: Sequence[Any]) -> dict[str, tf.Tensor]:
         """Adapts to the support sets of a batch and evaluates on its query sets."""
         refuse_strategies(self.model)
