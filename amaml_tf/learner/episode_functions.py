@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import keras
 import tensorflow as tf
@@ -27,6 +28,14 @@ from amaml_tf.learner.episode_metrics import EpisodeMetrics
 from amaml_tf.learner.programs import Programs, check
 from amaml_tf.learner.remade_metrics import remade
 
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def unconverted(function: F) -> F:
+    """Decorates a function whose Python AutoGraph does not convert in a user's `tf.function`."""
+    result: F = tf.autograph.experimental.do_not_convert(function)
+    return result
+
 
 class EpisodeFunctions:
     """Meta-gradients, predictions and adaptation of a `MetaLearner`."""
@@ -50,7 +59,7 @@ class EpisodeFunctions:
             )
         return self._function
 
-    @tf.autograph.experimental.do_not_convert
+    @unconverted
     def meta_gradients(self, episodes: Episodes) -> MetaGradients:
         """Returns the loss, the meta-gradient and the diagnostics of a batch of episodes.
 
@@ -66,7 +75,7 @@ class EpisodeFunctions:
         self._check(result.diagnostics)
         return result
 
-    @tf.autograph.experimental.do_not_convert
+    @unconverted
     def predict_episodes(
         self, episodes: Episodes, *, query_statistics: str = "batch"
     ) -> Predictions:
@@ -97,7 +106,7 @@ class EpisodeFunctions:
         _ = self.function
         return self._programs.execution
 
-    @tf.autograph.experimental.do_not_convert
+    @unconverted
     def predict_before(
         self, episodes: Episodes, *, query_statistics: str = "batch"
     ) -> tuple[tf.Tensor, Outputs]:
@@ -138,7 +147,7 @@ class EpisodeFunctions:
             query_statistics,
         )
 
-    @tf.autograph.experimental.do_not_convert
+    @unconverted
     def adapt(self, support: Examples) -> keras.Model:
         """Adapts to one task and returns an ordinary, compiled Keras model for it.
 
@@ -172,7 +181,7 @@ class EpisodeFunctions:
         )
         return model
 
-    @tf.autograph.experimental.do_not_convert
+    @unconverted
     def adapt_many(self, support: Examples) -> list[tf.Tensor]:
         """Adapts to a batch of tasks and returns the parameters of each.
 

@@ -23,7 +23,7 @@ from amaml_tf.functional.checks import refuse_own_losses
 from amaml_tf.functional.loss import Loss, LossWeights
 from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.functional.output_masks import OutputMasks
-from amaml_tf.learner.episode_functions import EpisodeFunctions
+from amaml_tf.learner.episode_functions import EpisodeFunctions, unconverted
 from amaml_tf.learner.episode_metrics import EpisodeMetrics, LastBatch
 from amaml_tf.learner.meta_update import apply_if_finite
 from amaml_tf.learner.parts import Split
@@ -204,7 +204,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         """What became of the last batch of `fit` or `evaluate`."""
         return self._episode_metrics.last_batch
 
-    @tf.autograph.experimental.do_not_convert
+    @unconverted
     def train_step(self, data: Sequence[Any]) -> dict[str, tf.Tensor]:
         """Makes one meta-update with a batch of episodes."""
         refuse_strategies(self.model)
@@ -234,7 +234,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
             self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
 
-    @tf.autograph.experimental.do_not_convert
+    @unconverted
     def test_step(self, data: Sequence[Any]) -> dict[str, tf.Tensor]:
         """Adapts to the support sets of a batch and evaluates on its query sets."""
         refuse_strategies(self.model)
