@@ -16,6 +16,7 @@ from amaml_tf.errors import UsageError
 from amaml_tf.evaluation.results import CurvePoint, Evaluation
 from amaml_tf.evaluation.statistics import Estimate, means_of_tasks
 from amaml_tf.evaluation.ways import Way, way_of
+from amaml_tf.functional.output_masks import OutputMasks
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.learner.task_metrics import Metrics, TaskMetrics
 
@@ -104,7 +105,7 @@ class Evaluator:
         self._make_way = way_of(learner, times, optimizer, steps, all_layers, query_statistics)
         self._query_statistics = _used_statistics(learner, query_statistics)
         names = getattr(learner.model, "output_names", None)
-        of_tasks = TaskMetrics(metrics, weighted_metrics, names)
+        of_tasks = TaskMetrics(metrics, weighted_metrics, names, OutputMasks(learner.function))
         # Traced, because metrics called eagerly take as long as the adaptation itself.
         self._measure = tf.function(of_tasks, autograph=False)
 
@@ -152,9 +153,9 @@ def _values(
 ) -> dict[str, Any]:
     """Returns what is measured for each episode of a batch, as arrays `[B]`."""
     batch = as_tensors(batch)
-    _, targets, *weight = batch[1]
+    x, targets, *weight = batch[1]
     (losses, outputs), points = way.points(batch)
-    scores = measure(targets, outputs, *weight)
+    scores = measure(targets, outputs, *weight, x=x)
     several = {name: value.shape[1:] for name, value in scores.items() if value.shape.rank > 1}
     if several:
         raise UsageError(
@@ -165,7 +166,7 @@ def _values(
     fine: bool | tf.Tensor = True
     evaluations: int | tf.Tensor = 0
     for losses, outputs, diagnostics in points:
-        curve.append({"loss": losses, **measure(targets, outputs, *weight)})
+        curve.append({"loss": losses, **measure(targets, outputs, *weight, x=x)})
         fine &= arrived(diagnostics, losses)
         evaluations += diagnostics.num_evaluations
     return {"arrived": fine, "gradient_evaluations": evaluations, "curve": curve}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import keras
@@ -28,6 +29,17 @@ def check_model(model: keras.Model) -> None:
             f"Expected the trainable variables of {model.name!r} to be all float32 or all "
             f"float64, got {', '.join(dtypes)}."
         )
+
+
+def refuse_own_losses(*models: keras.Model) -> None:
+    """Raises UsageError if a model has a loss or metrics of its own, which would not be used."""
+    for model, name in itertools.product(models, ("compute_loss", "compute_metrics")):
+        if getattr(type(model), name) is not getattr(keras.Model, name):
+            raise UsageError(
+                f"Expected {model.name!r} to have {name} of keras.Model, got one of its own, which "
+                "a MetaLearner does not call; pass a function of (y_true, y_pred) to compile, or "
+                "use add_loss in the model's call."
+            )
 
 
 def refuse_constraints(adapted: Sequence[keras.Variable]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tensorflow as tf
 
@@ -58,3 +59,26 @@ def map_tasks(
     return tf.map_fn(
         traced, tasks, fn_output_signature=signature, parallel_iterations=most_side_by_side()
     )
+
+
+def traced_once(
+    of_tasks: Callable[..., T], attributes: dict[str, Any] | None = None
+) -> Callable[..., T]:
+    """Returns a function of vectors `[B, P]` and more, whose results have the task axis first.
+
+    Args:
+        of_tasks: a function of `vectors` `[B, P]` and more, with the task axis first.
+        attributes: of the traced function, for TensorFlow.
+    """
+    traced = tf.function(of_tasks, autograph=False, experimental_attributes=attributes)
+
+    @functools.wraps(of_tasks)
+    def call(vectors: tf.Tensor, *others: Any) -> T:
+        results = traced(vectors, *others)
+        # A trace for any number of tasks is used for a known number too, and forgets it.
+        for each in tf.nest.flatten(results):
+            if each.shape.rank is not None:
+                each.set_shape([vectors.shape[0], *each.shape[1:]])
+        return results
+
+    return call

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -16,7 +15,7 @@ from amaml_tf.functional.checks import check_model, refuse_losses_of_activities
 from amaml_tf.functional.example_pieces import Whole, over_support
 from amaml_tf.functional.example_weights import blanked, counting_inputs
 from amaml_tf.functional.loss import Loss, LossWeights, TaskLoss
-from amaml_tf.functional.mapping import map_tasks
+from amaml_tf.functional.mapping import map_tasks, traced_once
 from amaml_tf.functional.parameters import ParameterVectors, is_noise
 
 T = TypeVar("T")
@@ -84,14 +83,11 @@ class FunctionalModel(ParameterVectors):
         self.separate = separate
         # To optimise many copies of a large model takes long. (XLA and LiteRT need them.)
         attributes = {"_noinline": True} if separate else None
-        derivatives = functools.partial(
-            tf.function, autograph=False, experimental_attributes=attributes
-        )
         # Traced once and called from every loop: a solver's graph has one copy of each.
-        self.gradient = derivatives(self._gradient)
-        self.curvature = derivatives(self._curvature)
-        self.query = tf.function(self._query, autograph=False)
-        self.query_gradient = tf.function(self._query_gradient, autograph=False)
+        self.gradient = traced_once(self._gradient, attributes)
+        self.curvature = traced_once(self._curvature, attributes)
+        self.query = traced_once(self._query)
+        self.query_gradient = traced_once(self._query_gradient)
 
     def side_by_side(self) -> FunctionalModel:
         """Returns the same functions, evaluated task by task: for one task, or without XLA."""
@@ -156,7 +152,7 @@ class FunctionalModel(ParameterVectors):
             keras_patches.statistics_of_some(chosen),
         ):
             outputs, _, losses = self.model.stateless_call(
-                list(parameters), list(state), x, return_losses=True, **self._training(adapting)
+                list(parameters), list(state), x, return_losses=True, **self.call_options(adapting)
             )
         if chosen is not None or whole is not None:
             refuse_losses_of_activities(self.model, losses)
@@ -176,11 +172,11 @@ class FunctionalModel(ParameterVectors):
         x, chosen = counting_inputs(examples)
         with keras_patches.statistics_of_one_batch(), keras_patches.statistics_of_some(chosen):
             _, statistics = self.model.stateless_call(
-                list(parameters), list(state), x, **self._training(False)
+                list(parameters), list(state), x, **self.call_options(False)
             )
         return statistics
 
-    def _training(self, training: bool) -> dict[str, bool]:
+    def call_options(self, training: bool) -> dict[str, bool]:
         """Returns the argument `training`, if the model's `call` has it, as `Model.fit` does."""
         has_it = self.model._call_has_training_arg  # noqa: SLF001 - `Model.fit` asks this as well
         return {"training": training} if has_it else {}

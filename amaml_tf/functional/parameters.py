@@ -84,8 +84,19 @@ class ParameterVectors:
         return Parameters(*(for_every_task(vector, num_tasks) for vector in vectors))
 
     def parameters(self) -> list[tf.Tensor]:
-        """Returns the values of the trainable variables."""
-        return [tf.convert_to_tensor(v) for v in self.model.trainable_variables]
+        """Returns the values of the trainable variables.
+
+        Raises:
+            UsageError: other variables are trainable by now.
+        """
+        variables = self.model.trainable_variables
+        if len(variables) != len(self.adapted):
+            raise UsageError(
+                f"Expected {self.model.name!r} to have {len(self.adapted)} trainable variables, as "
+                f"when it was compiled, got {len(variables)}; call compile again after layers were "
+                "added, frozen or thawed."
+            )
+        return [tf.convert_to_tensor(v) for v in variables]
 
 
 def for_every_task(vector: tf.Tensor, num_tasks: int) -> tf.Tensor:

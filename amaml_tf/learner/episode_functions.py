@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import keras
 import tensorflow as tf
@@ -27,6 +28,14 @@ from amaml_tf.learner.episode_metrics import EpisodeMetrics
 from amaml_tf.learner.programs import Programs, check
 from amaml_tf.learner.remade_metrics import remade
 
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def unconverted(function: F) -> F:
+    """Decorates a function whose Python AutoGraph does not convert in a user's `tf.function`."""
+    result: F = tf.autograph.experimental.do_not_convert(function)
+    return result
+
 
 class EpisodeFunctions:
     """Meta-gradients, predictions and adaptation of a `MetaLearner`."""
@@ -50,6 +59,7 @@ class EpisodeFunctions:
             )
         return self._function
 
+    @unconverted
     def meta_gradients(self, episodes: Episodes) -> MetaGradients:
         """Returns the loss, the meta-gradient and the diagnostics of a batch of episodes.
 
@@ -65,6 +75,7 @@ class EpisodeFunctions:
         self._check(result.diagnostics)
         return result
 
+    @unconverted
     def predict_episodes(
         self, episodes: Episodes, *, query_statistics: str = "batch"
     ) -> Predictions:
@@ -95,6 +106,7 @@ class EpisodeFunctions:
         _ = self.function
         return self._programs.execution
 
+    @unconverted
     def predict_before(
         self, episodes: Episodes, *, query_statistics: str = "batch"
     ) -> tuple[tf.Tensor, Outputs]:
@@ -135,6 +147,7 @@ class EpisodeFunctions:
             query_statistics,
         )
 
+    @unconverted
     def adapt(self, support: Examples) -> keras.Model:
         """Adapts to one task and returns an ordinary, compiled Keras model for it.
 
@@ -147,7 +160,13 @@ class EpisodeFunctions:
 
         Raises:
             AdaptationError: if the adaptation fails.
+            UsageError: if it is called in a `tf.function`.
         """
+        if tf.inside_function():
+            raise UsageError(
+                "Expected adapt outside of a tf.function, because it makes a Keras model; call "
+                "adapt_many there, which gives parameters."
+            )
         function, state = self.function, self.function.state()
         support = as_tensors(support)
         check_examples(support)
@@ -162,6 +181,7 @@ class EpisodeFunctions:
         )
         return model
 
+    @unconverted
     def adapt_many(self, support: Examples) -> list[tf.Tensor]:
         """Adapts to a batch of tasks and returns the parameters of each.
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from amaml_tf.algorithms.task_weights import arrived
 from amaml_tf.aliases import Outputs
 from amaml_tf.episodes import Examples
+from amaml_tf.functional.output_masks import OutputMasks
 from amaml_tf.learner.task_metrics import Metrics, TaskMetrics
 from amaml_tf.solvers.diagnostics import Diagnostics
 
@@ -59,6 +60,7 @@ class EpisodeMetrics:
         metrics: as `keras.Model.compile` takes them; None: only the losses.
         weighted_metrics: the same.
         output_names: names of the model's outputs, if they have names.
+        masks_of: gives the masks of the outputs; None: they have none.
         counts_failures: whether failed tasks are dropped and counted.
     """
 
@@ -67,13 +69,14 @@ class EpisodeMetrics:
         metrics: Metrics | None,
         weighted_metrics: Metrics | None = None,
         output_names: Sequence[str] | None = None,
+        masks_of: OutputMasks | None = None,
         *,
         counts_failures: bool,
     ) -> None:
         self.given = metrics
         self.given_weighted = weighted_metrics
         self._counts_failures = counts_failures
-        self._of_tasks = TaskMetrics(metrics, weighted_metrics, output_names)
+        self._of_tasks = TaskMetrics(metrics, weighted_metrics, output_names, masks_of)
         self._means: dict[str, MeanOverTasks] = {}
         for name in ("loss", "loss_before", "gradient_evaluations"):
             self._mean(name)
@@ -108,15 +111,15 @@ class EpisodeMetrics:
         """
         counts = arrived(diagnostics, after[0])
         self.last_batch.counts.assign(counts)
-        (y, *weight), after, before, num_evaluations = tf.nest.map_structure(
+        (x, y, *weight), after, before, num_evaluations = tf.nest.map_structure(
             lambda values: tf.boolean_mask(values, counts),
-            (tuple(query[1:]), after, before, diagnostics.num_evaluations),
+            (tuple(query), after, before, diagnostics.num_evaluations),
         )
         self._dropped.update_state(tf.reduce_sum(tf.cast(~counts, tf.int32)))
         values = {"loss": after[0], "loss_before": before[0]}
         values |= {"gradient_evaluations": num_evaluations}
         for suffix, (_, outputs) in (("", after), ("_before", before)):
-            found = self._of_tasks(y, outputs, *weight)
+            found = self._of_tasks(y, outputs, *weight, x=x)
             values |= {f"{name}{suffix}": value for name, value in found.items()}
         for name, value in values.items():
             self._mean(name, value.shape[1:]).update_state(value)

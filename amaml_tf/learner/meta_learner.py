@@ -8,6 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+# Numbers where there is one value, arrays where a metric has several. Keras does not export it.
+from keras.src.utils.python_utils import pythonify_logs
+
 from amaml_tf.algorithms.adjoint_maml import AdjointMAML
 from amaml_tf.algorithms.base import Algorithm, MetaDiagnostics
 from amaml_tf.aliases import Outputs, Tensors
@@ -16,9 +19,11 @@ from amaml_tf.episodes import Episodes, episodes_of
 from amaml_tf.errors import UsageError
 from amaml_tf.flow import failure
 from amaml_tf.functional import execution
+from amaml_tf.functional.checks import refuse_own_losses
 from amaml_tf.functional.loss import Loss, LossWeights
 from amaml_tf.functional.model import FunctionalModel
-from amaml_tf.learner.episode_functions import EpisodeFunctions
+from amaml_tf.functional.output_masks import OutputMasks
+from amaml_tf.learner.episode_functions import EpisodeFunctions, unconverted
 from amaml_tf.learner.episode_metrics import EpisodeMetrics, LastBatch
 from amaml_tf.learner.meta_update import apply_if_finite
 from amaml_tf.learner.parts import Split
@@ -50,6 +55,9 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
             (transductive, as in the MAML papers; default) or the stored ones. See
             `FunctionalModel`.
         name: name of the Keras model.
+
+    Raises:
+        UsageError: if the model computes its losses or metrics in its own way.
     """
 
     def __init__(
@@ -61,6 +69,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
+        refuse_own_losses(model, self)
         self.model = model
         self.algorithm = algorithm or AdjointMAML()
         self.batch_statistics = batch_statistics
@@ -142,6 +151,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
             metrics,
             weighted_metrics,
             getattr(self.model, "output_names", None),
+            OutputMasks(self._function),
             counts_failures=on_failure == "drop",
         )
         self._programs = Programs(
@@ -184,16 +194,17 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         # Not `super().metrics`: it has Keras's own losses, which stay 0 and would be logged.
         return [] if self._function is None else self._episode_metrics.all
 
-    def get_metrics_result(self) -> dict[str, float]:
+    def get_metrics_result(self) -> dict[str, Any]:
         """Returns what `fit` and `evaluate` report of the batches since they have begun."""
         result = {} if self._function is None else self._episode_metrics.result()
-        return {name: float(value) for name, value in sorted(result.items())}
+        return pythonify_logs(result)
 
     @property
     def last_batch(self) -> LastBatch:
         """What became of the last batch of `fit` or `evaluate`."""
         return self._episode_metrics.last_batch
 
+    @unconverted
     def train_step(self, data: Sequence[Any]) -> dict[str, tf.Tensor]:
         """Makes one meta-update with a batch of episodes."""
         refuse_strategies(self.model)
@@ -223,6 +234,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
             self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
 
+    @unconverted
     def test_step(self, data: Sequence[Any]) -> dict[str, tf.Tensor]:
         """Adapts to the support sets of a batch and evaluates on its query sets."""
         refuse_strategies(self.model)

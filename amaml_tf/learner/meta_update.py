@@ -47,7 +47,8 @@ def apply_if_finite(
     # Without this, the iterations would be counted even for a batch that never came.
     with tf.control_dependencies([is_gradient_finite]):
         # The optimizer divides what it applies by the scale of the loss, if it has one.
-        optimizer.apply([optimizer.scale_loss(each) for each in gradients], variables)
+        scaled = [optimizer.scale_loss(each) for each in gradients]
+        optimizer.apply_gradients(zip(scaled, variables, strict=True))  # as `Model.fit` does
     stands = is_sound & is_gradient_finite & _are_finite([each.value for each in variables])
 
     def undo() -> tf.Tensor:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 
+from amaml_tf.aliases import PathLike
 from amaml_tf.configurable import serialized
 from amaml_tf.errors import UsageError
 from amaml_tf.functional.parameters import is_noise
@@ -83,6 +84,13 @@ class SavedLearner(keras.Model):
         self.compile(**arguments)
         if has_steps:  # otherwise the file has no values for the variables that this makes
             self.optimizer.build(self.trainable_variables)
+
+    def export(self, filepath: PathLike, *args: object, **options: object) -> None:
+        """Exports the predictions of the initialization, as `keras.Model.export` does.
+
+        `amaml_tf.save_initialization` exports a model that adapts itself.
+        """
+        self.model.export(filepath, *args, **options)
 
     def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
         """Stores the algorithm's own variables, and the random seeds of the model."""

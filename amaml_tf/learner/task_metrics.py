@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -13,6 +13,7 @@ from keras.src.trainers.compile_utils import CompileMetrics
 
 from amaml_tf.aliases import Outputs, Tensors
 from amaml_tf.functional import example_weights
+from amaml_tf.functional.output_masks import OutputMasks, masked
 
 #: What `compile(metrics=...)` takes.
 Metrics: TypeAlias = Sequence[object] | Mapping[str, object]
@@ -28,6 +29,7 @@ class TaskMetrics:
         metrics: as `keras.Model.compile` takes them; None: none.
         weighted_metrics: the same.
         output_names: names of the model's outputs, if they have names.
+        masks_of: gives the masks of the outputs; None: they have none.
     """
 
     def __init__(
@@ -35,33 +37,39 @@ class TaskMetrics:
         metrics: Metrics | None,
         weighted_metrics: Metrics | None = None,
         output_names: Sequence[str] | None = None,
+        masks_of: OutputMasks | None = None,
     ) -> None:
+        self._masks_of = masks_of if masks_of is not None and masks_of.may_be else None
         self._has_any = bool(metrics) or bool(weighted_metrics)
         self._metrics = CompileMetrics(metrics, weighted_metrics, output_names=output_names)
 
-    def __call__(self, y: Tensors, outputs: Outputs, *weight: Tensors) -> dict[str, tf.Tensor]:
+    def __call__(
+        self, y: Tensors, outputs: Outputs, *weight: Tensors, x: Tensors = ()
+    ) -> dict[str, tf.Tensor]:
         """Returns the metrics by name, `[B]` each, or `[B, ...]` if they have several values.
 
         Args:
             y: targets, task axis first.
             outputs: outputs of the model, task axis first.
             *weight: weights of the examples, if they have any.
+            x: inputs, task axis first, for the masks of the outputs.
         """
         if not self._has_any:
             return {}
-        tasks = (y, outputs, *weight)
+        tasks = (() if self._masks_of is None else x, y, outputs, *weight)
         size = tf.nest.flatten(tasks)[0].shape[0]
         if tf.executing_eagerly() and size:  # metrics may ask for that
             each = [tf.nest.map_structure(lambda v, i=i: v[i], tasks) for i in range(size)]
             if not self._metrics.built:
-                self._metrics.update_state(*without_padding(*each[0]))
+                self._metrics.update_state(*self._arguments(*each[0]))
             return tf.nest.map_structure(lambda *v: tf.stack(v), *map(self._of_one, each))
         spec = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape[1:], v.dtype), tasks)
         if not self._metrics.built:
             # Not run: Keras makes the variables of some metrics when it traces their first update.
-            tf.function(
-                lambda task: self._metrics.update_state(*without_padding(*task)), autograph=False
-            ).get_concrete_function(spec)
+            made = tf.function(
+                lambda task: self._metrics.update_state(*self._arguments(*task)), autograph=False
+            )
+            made.get_concrete_function(spec)
         one = tf.function(self._of_one, autograph=False)
         values = one.get_concrete_function(spec).structured_outputs
         signature = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), values)
@@ -69,13 +77,37 @@ class TaskMetrics:
 
     def _of_one(self, task: tuple[Tensors, ...]) -> dict[str, tf.Tensor]:
         state = self._metrics.stateless_reset_state()
-        state = self._metrics.stateless_update_state(state, *without_padding(*task))
-        return tf.nest.map_structure(tf.convert_to_tensor, self._metrics.stateless_result(state))
+        state = self._metrics.stateless_update_state(state, *self._arguments(*task))
+        return _flattened(self._metrics.stateless_result(state))
+
+    def _arguments(
+        self, x: Tensors, y: Tensors, outputs: Outputs, *weight: Tensors
+    ) -> tuple[Tensors, ...]:
+        """Returns targets, outputs and weights, if any, of the examples that count."""
+        chosen = example_weights.counts(weight) if weight else None
+        masks: list[tf.Tensor | None] = []
+        if self._masks_of is not None:
+            masks = self._masks_of(x if chosen is None else example_weights.filled(x, chosen))
+        if chosen is not None:
+            y, outputs, masks, *weight = tf.nest.map_structure(
+                lambda v: None if v is None else tf.boolean_mask(v, chosen),
+                (y, outputs, masks, *weight),
+            )
+        # Keras multiplies weights by masks without new axes.
+        rank = max((mask.shape.rank for mask in masks if mask is not None), default=0)
+        weight = tf.nest.map_structure(lambda w: _to_rank(w, rank), weight)
+        return y, masked(outputs, masks), *weight
 
 
-def without_padding(y: Tensors, outputs: Outputs, *weight: Tensors) -> tuple[Tensors, ...]:
-    """Returns targets, outputs and weights, if any, of the examples with a weight that is not 0."""
-    if not weight:
-        return y, outputs
-    chosen = example_weights.counts(weight)
-    return tf.nest.map_structure(lambda v: tf.boolean_mask(v, chosen), (y, outputs, *weight))
+def _flattened(results: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    """Returns results by name; those of a metric with several by their own names, as in Keras."""
+    found: dict[str, tf.Tensor] = {}
+    for name, value in results.items():
+        found |= _flattened(value) if isinstance(value, dict) else {name: value}
+    return {name: tf.convert_to_tensor(value) for name, value in found.items()}
+
+
+def _to_rank(values: tf.Tensor, rank: int) -> tf.Tensor:
+    while values.shape.rank < rank:
+        values = values[..., tf.newaxis]
+    return values

@@ -324,10 +324,18 @@ def test_one_algorithm_for_two_sizes_of_rates_is_refused():
 
 
 def test_support_sets_of_any_size_share_a_program():
-    learner = learner_of()
+    traced = []
+
+    def loss(y_true, y_pred):
+        traced.append(y_pred.shape)
+        return tf.square(y_true - y_pred)
+
+    learner = learner_of(loss=loss)
+    counts = []
     for count in range(3, 13):
         learner.adapt(first(examples(count=count)))
-    assert learner._programs._adapt_one.experimental_get_tracing_count() <= 2
+        counts.append(len(traced))
+    assert counts[1] == counts[-1]  # once more for all sizes, as soon as there are two
 
 
 def test_many_tasks_are_adapted_at_once():
@@ -351,3 +359,97 @@ def test_meta_gradients_inside_of_a_users_own_xla():
     result = compiled(((support_x, tf.constant(bad)), query))
     np.testing.assert_array_equal(result.diagnostics.forward.status < 0, [False, True])
     np.testing.assert_array_equal(np.isnan(result.losses), [False, True])
+
+
+class OwnLoss(keras.Model):
+    """Computes its loss in its own way, as `fit` of Keras has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = LAYERS.Dense(1)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return 10 * super().compute_loss(x, y, y_pred, sample_weight, training)
+
+
+class OwnMetrics(amaml.MetaLearner):
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return {}
+
+
+def test_losses_and_metrics_of_a_models_own_are_refused():
+    model = OwnLoss()
+    model(tf.zeros((1, 3)))
+    with pytest.raises(amaml.UsageError, match=r"to have compute_loss of keras\.Model, got one of"):
+        learner_of(model)
+    with pytest.raises(amaml.UsageError, match=r"to have compute_metrics of keras\.Model, got one"):
+        OwnMetrics(network())
+
+
+class Doubling(keras.optimizers.SGD):
+    """Changes gradients where `Model.fit` of Keras hands them over."""
+
+    def apply_gradients(self, grads_and_vars):
+        return super().apply_gradients([(2 * grad, variable) for grad, variable in grads_and_vars])
+
+
+def test_an_optimizer_is_called_as_fit_of_keras_does():
+    learner = learner_of(optimizer=Doubling(0.5))
+    expected = learner.meta_gradients(episodes()).gradients
+    before = [v.numpy() for v in learner.model.trainable_variables]
+    fit(learner, episodes())
+    for value, old, gradient in zip(
+        learner.model.trainable_variables, before, expected, strict=True
+    ):
+        np.testing.assert_allclose(value, old - gradient, rtol=1e-5, atol=1e-6)
+
+
+class OneAndTwo(keras.metrics.Mean):
+    """A metric with several results, which have names of their own."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        return super().update_state(y_pred)
+
+    def result(self):
+        return {"one": super().result(), "two": 2 * super().result()}
+
+
+def test_metrics_with_several_values():
+    (x, y), _ = episodes()
+    batch = (x, tf.cast(y > 0, tf.float32))
+    learner = learner_of(metrics=[OneAndTwo(), keras.metrics.F1Score(threshold=0.5)])
+    logs = fit(learner, (batch, batch))
+    np.testing.assert_allclose(logs["two"], 2 * np.array(logs["one"]), rtol=1e-6)
+    assert np.shape(logs["f1_score"]) == (1, 1)  # epochs, classes
+
+
+@pytest.mark.long
+def test_a_known_number_of_tasks_after_an_unknown_one():
+    flow = amaml.GradientFlow(final_time=0.2)
+    algorithm = amaml.algorithms.AdjointMAML(flow)
+    options = {"vectorize": "off", "jit_compile": "off"}
+    learner = learner_of(algorithm=algorithm, **options)
+    expected = learner.meta_gradients(episodes(3)).gradients
+    learner.compile(keras.optimizers.SGD(0.0), "mse", **options)
+    data = tf.data.Dataset.from_tensors(episodes(2)).unbatch().batch(2)
+    assert data.element_spec[0][0].shape[0] is None
+    learner.fit(data, verbose=0)
+    for one, other in zip(learner.meta_gradients(episodes(3)).gradients, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def frozen(model):
+    model.layers[0].trainable = False
+
+
+@pytest.mark.parametrize(
+    "change", [frozen, lambda model: model.add(LAYERS.Dense(1))], ids=["frozen", "added"]
+)
+def test_other_trainable_layers_than_compiled_are_refused(change):
+    learner = learner_of(network(LAYERS.Dense(2)))
+    change(learner.model)
+    with pytest.raises(amaml.UsageError, match=r"as when it was compiled, got .*; call compile"):
+        learner.meta_gradients(episodes())

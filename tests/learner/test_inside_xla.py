@@ -53,3 +53,26 @@ def test_meta_gradients_are_the_same_and_failed_tasks_are_nan(name):
     failed = compiled(((tf.constant(x), tf.constant(y)), query))
     np.testing.assert_array_equal(np.isnan(failed.losses), [False, True])
     np.testing.assert_array_equal(failed.diagnostics.forward.status < 0, [False, True])
+
+
+@pytest.mark.parametrize("options", [{"jit_compile": True}, {}], ids=str)
+def test_predictions_and_parameters_of_many_tasks(options):
+    learner = learner_of(amaml.algorithms.MAML(0.05, 2), vectorize="off", jit_compile="off")
+    support, query = (numbers(2, 6, 3), numbers(2, 6, 1)), (numbers(2, 6, 3), numbers(2, 6, 1))
+
+    @tf.function(**options)  # Python that TensorFlow rewrites, as it does by default
+    def both(support, query):
+        losses = learner.predict_episodes((support, query)).after[0]
+        return losses, learner.adapt_many(support)
+
+    losses, parameters = both(support, query)
+    expected = learner.predict_episodes((support, query)).after[0]
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    for one, other in zip(parameters, learner.adapt_many(support), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_is_made_outside():
+    learner = learner_of(amaml.algorithms.MAML(0.05, 2))
+    with pytest.raises(amaml.UsageError, match=r"adapt outside of a tf\.function, .* adapt_many"):
+        tf.function(learner.adapt)((numbers(6, 3), numbers(6, 1)))

@@ -376,3 +376,11 @@ def test_a_configuration_of_ones_own():
     made = through_a_file(Configured(0.25, 7))
     assert type(made) is Configured
     assert (made.flow.solver.step_size, made.flow.final_time) == (0.25, 0.75)
+
+
+def test_predictions_of_the_initialization_are_exported(tmp_path):
+    learner = learner_of()
+    learner.export(tmp_path / "exported", verbose=False)
+    exported: Any = tf.saved_model.load(tmp_path / "exported")
+    x = tf.ones((4, 3))
+    np.testing.assert_allclose(exported.serve(x), learner(x), rtol=1e-6)
