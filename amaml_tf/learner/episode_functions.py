@@ -174,6 +174,9 @@ class EpisodeFunctions:
         failure.check(diagnostics, self.algorithm.final_time())
         model = adapted_model(function, parameters, state, support)
         model.compile(
+            # What compile takes by default. With a new name for each, TensorFlow would keep a
+            # kernel for every variable of it.
+            optimizer=keras.optimizers.RMSprop(name="rmsprop"),
             loss=function.loss.given,
             loss_weights=function.loss.given_weights,
             metrics=remade(self._episode_metrics.given),

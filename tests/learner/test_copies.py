@@ -174,3 +174,18 @@ def test_a_copy_with_other_variables_is_refused():
     learner = learner_of(network(dense, Tied(dense)))
     with pytest.raises(amaml.UsageError, match=r"\(its copy has other variables\)"):
         learner.adapt(tf.nest.map_structure(lambda v: v[0], examples()))
+
+
+def test_no_copy_has_names_of_its_own():
+    """For every new name of a variable, TensorFlow keeps a kernel of 35 KiB for ever."""
+    learner = learner_of(called(network(LAYERS.BatchNormalization())))
+
+    def names():
+        copy = learner.adapt(tuple(each[0] for each in examples()))
+        copy.evaluate(*(each[0] for each in examples()), verbose=0)
+        found = [*copy.variables, *copy.optimizer.variables, *copy.metrics_variables]
+        return [variable.path for variable in found]
+
+    first = names()
+    assert any("rmsprop" in name for name in first) and any("loss" in name for name in first)
+    assert names() == first
