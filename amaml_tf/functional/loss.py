@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -100,6 +101,20 @@ class TaskLoss:
             raise UsageError("Expected a loss of one output or more, got none; pass one.")
         return value
 
+    def by_output(
+        self, y_true: Tensors, y_pred: Tensors, weight: Tensors | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns the loss of each output without its factor, by the names that `Model.fit` logs.
+
+        Args:
+            y_true: targets, a tensor for each output.
+            y_pred: outputs. Of one output or one loss alone, nothing is returned, as in Keras.
+            weight: as in a call.
+        """
+        with self._losses.noting() as found:
+            self(y_true, y_pred, weight)
+        return found
+
     def _names_of(self, y_pred: Tensors) -> Sequence[str | int]:
         """Returns the names of the outputs, or their places where they have no names."""
         if isinstance(y_pred, dict):
@@ -125,12 +140,26 @@ class _Losses(CompileLoss):
             if isinstance(each, str) and each.lower() not in _CHOSEN_BY_LABELS:
                 keras.losses.get(each)  # raises an error unless Keras knows it
         self._wanted = dtype
+        self._noted: dict[str, tf.Tensor] | None = None
         _compute_in(self, dtype)
 
     @property
-    def metrics(self) -> list[None]:
+    def metrics(self) -> list[_Noted | None]:
         # Keras would keep the mean of each loss.
-        return [None] * len(self._flat_losses or ())
+        losses = self._flat_losses or ()
+        if self._noted is None or len(losses) < 2:
+            return [None] * len(losses)
+        return [_Noted(self._noted, f"{each.name}_loss") for each in losses]
+
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[dict[str, tf.Tensor]]:
+        """In this context, a call notes the values of the losses, if there are several."""
+        found: dict[str, tf.Tensor] = {}
+        self._noted = found
+        try:
+            yield found
+        finally:
+            self._noted = None
 
     def build(self, y_true: Tensors, y_pred: Tensors) -> None:
         super().build(y_true, y_pred)
@@ -138,6 +167,18 @@ class _Losses(CompileLoss):
             each._replace(loss=functools.partial(_value, _of_dtype(each.loss, self._wanted)))
             for each in self._flat_losses or ()
         ]
+
+
+class _Noted(NamedTuple):
+    """Takes the place of the metric that Keras updates by the value of a loss."""
+
+    values: dict[str, tf.Tensor]
+    name: str
+
+    def update_state(self, value: tf.Tensor, sample_weight: int | None = None) -> None:
+        """Notes the value."""
+        del sample_weight
+        self.values[self.name] = value
 
 
 def _of_dtype(loss: keras.losses.Loss, dtype: tf.DType) -> keras.losses.Loss:

@@ -22,7 +22,6 @@ from amaml_tf.functional import execution
 from amaml_tf.functional.checks import refuse_own_losses
 from amaml_tf.functional.loss import Loss, LossWeights
 from amaml_tf.functional.model import FunctionalModel
-from amaml_tf.functional.output_masks import OutputMasks
 from amaml_tf.learner.episode_functions import EpisodeFunctions, unconverted
 from amaml_tf.learner.episode_metrics import EpisodeMetrics, LastBatch
 from amaml_tf.learner.meta_update import apply_if_finite
@@ -151,7 +150,7 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
             metrics,
             weighted_metrics,
             getattr(self.model, "output_names", None),
-            OutputMasks(self._function),
+            self._function,
             counts_failures=on_failure == "drop",
         )
         self._programs = Programs(

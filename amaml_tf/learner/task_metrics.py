@@ -13,6 +13,7 @@ from keras.src.trainers.compile_utils import CompileMetrics
 
 from amaml_tf.aliases import Outputs, Tensors
 from amaml_tf.functional import example_weights
+from amaml_tf.functional.loss import TaskLoss
 from amaml_tf.functional.output_masks import OutputMasks, masked
 
 #: What `compile(metrics=...)` takes.
@@ -30,6 +31,7 @@ class TaskMetrics:
         weighted_metrics: the same.
         output_names: names of the model's outputs, if they have names.
         masks_of: gives the masks of the outputs; None: they have none.
+        loss: whose values for each of several outputs are reported too; None: none.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class TaskMetrics:
         weighted_metrics: Metrics | None = None,
         output_names: Sequence[str] | None = None,
         masks_of: OutputMasks | None = None,
+        loss: TaskLoss | None = None,
     ) -> None:
         self._masks_of = masks_of if masks_of is not None and masks_of.may_be else None
+        self._loss = loss
         self._has_any = bool(metrics) or bool(weighted_metrics)
         self._metrics = CompileMetrics(metrics, weighted_metrics, output_names=output_names)
 
@@ -54,17 +58,18 @@ class TaskMetrics:
             *weight: weights of the examples, if they have any.
             x: inputs, task axis first, for the masks of the outputs.
         """
-        if not self._has_any:
+        several = self._loss is not None and tf.nest.is_nested(outputs)
+        if not self._has_any and not several:
             return {}
         tasks = (() if self._masks_of is None else x, y, outputs, *weight)
         size = tf.nest.flatten(tasks)[0].shape[0]
         if tf.executing_eagerly() and size:  # metrics may ask for that
             each = [tf.nest.map_structure(lambda v, i=i: v[i], tasks) for i in range(size)]
-            if not self._metrics.built:
+            if self._has_any and not self._metrics.built:
                 self._metrics.update_state(*self._arguments(*each[0]))
             return tf.nest.map_structure(lambda *v: tf.stack(v), *map(self._of_one, each))
         spec = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape[1:], v.dtype), tasks)
-        if not self._metrics.built:
+        if self._has_any and not self._metrics.built:
             # Not run: Keras makes the variables of some metrics when it traces their first update.
             made = tf.function(
                 lambda task: self._metrics.update_state(*self._arguments(*task)), autograph=False
@@ -72,13 +77,19 @@ class TaskMetrics:
             made.get_concrete_function(spec)
         one = tf.function(self._of_one, autograph=False)
         values = one.get_concrete_function(spec).structured_outputs
+        if not values:  # there is one loss, for one of several outputs
+            return {}
         signature = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), values)
         return tf.map_fn(one, tasks, fn_output_signature=signature)
 
     def _of_one(self, task: tuple[Tensors, ...]) -> dict[str, tf.Tensor]:
-        state = self._metrics.stateless_reset_state()
-        state = self._metrics.stateless_update_state(state, *self._arguments(*task))
-        return _flattened(self._metrics.stateless_result(state))
+        arguments = self._arguments(*task)
+        found = {} if self._loss is None else self._loss.by_output(*arguments)
+        if self._has_any:
+            state = self._metrics.stateless_reset_state()
+            state = self._metrics.stateless_update_state(state, *arguments)
+            found |= self._metrics.stateless_result(state)
+        return _flattened(found)
 
     def _arguments(
         self, x: Tensors, y: Tensors, outputs: Outputs, *weight: Tensors

@@ -113,11 +113,19 @@ def test_several_outputs_have_a_loss_each(options):
     batch = ((support_x, (support_y, -support_y)), (query_x, (query_y, -query_y)))
     learner = learner_of(model, **options)
     found = learner.predict_episodes(batch).before[0]
-    fit(learner, batch)
+    logs = fit(learner, batch)
     model = two_outputs()
     model.compile(**options)
-    expected = model.evaluate(query_x[0], [query_y[0], -query_y[0]], verbose=0)
-    np.testing.assert_allclose(found[0], np.ravel(expected)[0], rtol=1e-5)
+    expected = [
+        model.evaluate(x, [y, -y], verbose=0, return_dict=True)
+        for x, y in zip(query_x, query_y, strict=True)
+    ]
+    np.testing.assert_allclose(found[0], expected[0]["loss"], rtol=1e-5)
+    by_output = {name for name in logs if name.endswith("_loss")}
+    assert by_output == expected[0].keys() - {"loss"}
+    for name in by_output:
+        mean = np.mean([values[name] for values in expected])
+        np.testing.assert_allclose(logs[f"{name}_before"], mean, rtol=1e-5)
 
 
 def test_one_target_for_two_outputs_is_refused():
