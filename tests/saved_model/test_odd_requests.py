@@ -63,7 +63,9 @@ def test_dicts_of_inputs_and_outputs(served):
     x, y = {"left": LEFT, "right": RIGHT}, {"level": LEVEL, "kind": KIND}
     expected = learner.adapt((x, y))(x)  # Keras casts x to float32
     for name in ("level", "kind"):
-        np.testing.assert_allclose(answer[f"predictions_{name}"], expected[name], rtol=1e-5)
+        np.testing.assert_allclose(
+            answer[f"predictions_{name}"], expected[name], rtol=1e-5, atol=1e-6
+        )
     one = {name: values[3:4] for name, values in QUERY.items()}
     alone = session("adapt_and_predict", **SUPPORT, **one)
     np.testing.assert_allclose(alone["predictions_kind"], expected["kind"][3:4], rtol=1e-5)
