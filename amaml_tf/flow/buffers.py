@@ -23,8 +23,8 @@ _KNOWN_LENGTH_BYTES, _UNKNOWN_LENGTH_BYTES = 2**27, 2**23
 _WORK_STATES = 16
 # The limit of a container under Linux, in bytes, or "max".
 _LIMIT_OF_CONTAINER = pathlib.Path("/sys/fs/cgroup/memory.max")
-# Where the number of tasks is not known when the program is traced.
-_ASSUMED_TASKS = 32
+#: Where the number of tasks is not known when the program is traced.
+ASSUMED_TASKS = 32
 
 
 def capacity_of(
@@ -43,13 +43,13 @@ def capacity_of(
         max_checkpoints: as in `GradientFlow`.
         memory_budget: as in `GradientFlow`.
         state: `[B, P]`, what is kept.
-        copies: runs at a time, which share the memory.
+        copies: runs that share the memory.
 
     Raises:
         UsageError: if too few states are allowed.
     """
     num_tasks, size = state.shape
-    num_tasks = copies * (num_tasks or _ASSUMED_TASKS)
+    num_tasks = copies * (num_tasks or ASSUMED_TASKS)
     state_bytes = max(num_tasks * size, 1) * state.dtype.size
     least = _fewest_states(solver)
     longest = (max_num_steps or _FEWEST_STATES) * most_stages(solver)

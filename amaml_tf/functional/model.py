@@ -69,7 +69,7 @@ class FunctionalModel(ParameterVectors):
         self.batch_statistics = batch_statistics
         self._examples_per_step = examples_per_step
         names = getattr(model, "output_names", None) or ()
-        #: How many batches are computed at a time, and share the memory.
+        #: How many batches share the memory.
         self.copies = 1
         self.loss = TaskLoss(loss, self.dtype, loss_weights, names)
         self.arrange(vectorize)

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from amaml_tf.algorithms.base import Algorithm, MetaGradients
 from amaml_tf.episodes import Episodes, Examples, number_of_tasks
-from amaml_tf.functional.mapping import most_side_by_side
+from amaml_tf.flow.buffers import ASSUMED_TASKS
 from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.learner.parts import MetaStep, Part, side_by_side
 from amaml_tf.learner.registered_gradients import RegisteredGradients
@@ -118,16 +118,15 @@ class Batches:
             return found
 
         number = number_of_tasks(tf.nest.flatten(tasks))
-        copies = most_side_by_side()
-        if isinstance(number, int):
-            copies = min(copies, number)
+        # Not all of them run at a time, but how many do depends on the machine, and no result may.
+        copies = number if isinstance(number, int) else ASSUMED_TASKS
         with _sharing_memory(self._function, copies):
             return side_by_side(noted, tasks)
 
 
 @contextlib.contextmanager
 def _sharing_memory(function: FunctionalModel, copies: int) -> Iterator[None]:
-    """In this context, programs are traced of which `copies` run at a time."""
+    """In this context, programs are traced of which `copies` share the memory."""
     before, function.copies = function.copies, copies
     try:
         yield

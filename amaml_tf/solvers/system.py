@@ -44,7 +44,7 @@ class System(NamedTuple):
         second_derivative: `(time, state, derivative [B, P]) -> [B, P]`, d²y/dt² where dy/dt is
             `derivative`. Only dense output of high order needs it; None if there is none.
         error_ratio: the norm in which local errors are compared with the tolerances.
-        copies: how many such batches are solved at a time. They share the memory.
+        copies: how many such batches share the memory.
     """
 
     derivative: Callable[[Tensor, Tensor], Tensor]

@@ -91,7 +91,7 @@ def test_a_failed_task_is_left_out():
     assert_same(found.loss, expected.loss)
 
 
-def test_runs_at_a_time_share_the_memory():
+def test_runs_share_the_memory():
     state = tf.zeros([1, 2**18])  # 1 MiB
     solver = amaml.solvers.GradientDescent(0.1)
 
