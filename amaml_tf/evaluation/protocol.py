@@ -105,7 +105,9 @@ class Evaluator:
         self._make_way = way_of(learner, times, optimizer, steps, all_layers, query_statistics)
         self._query_statistics = _used_statistics(learner, query_statistics)
         names = getattr(learner.model, "output_names", None)
-        of_tasks = TaskMetrics(metrics, weighted_metrics, names, OutputMasks(learner.function))
+        function = learner.function
+        given = metrics, weighted_metrics, names, OutputMasks(function), function.loss
+        of_tasks = TaskMetrics(*given)
         # Traced, because metrics called eagerly take as long as the adaptation itself.
         self._measure = tf.function(of_tasks, autograph=False)
 
