@@ -16,7 +16,6 @@ from amaml_tf.errors import UsageError
 from amaml_tf.evaluation.results import CurvePoint, Evaluation
 from amaml_tf.evaluation.statistics import Estimate, means_of_tasks
 from amaml_tf.evaluation.ways import Way, way_of
-from amaml_tf.functional.output_masks import OutputMasks
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.learner.task_metrics import Metrics, TaskMetrics
 
@@ -105,9 +104,7 @@ class Evaluator:
         self._make_way = way_of(learner, times, optimizer, steps, all_layers, query_statistics)
         self._query_statistics = _used_statistics(learner, query_statistics)
         names = getattr(learner.model, "output_names", None)
-        function = learner.function
-        given = metrics, weighted_metrics, names, OutputMasks(function), function.loss
-        of_tasks = TaskMetrics(*given)
+        of_tasks = TaskMetrics(metrics, weighted_metrics, names, learner.function)
         # Traced, because metrics called eagerly take as long as the adaptation itself.
         self._measure = tf.function(of_tasks, autograph=False)
 

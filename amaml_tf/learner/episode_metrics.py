@@ -11,7 +11,6 @@ from amaml_tf.algorithms.task_weights import arrived
 from amaml_tf.aliases import Outputs
 from amaml_tf.episodes import Examples
 from amaml_tf.functional.model import FunctionalModel
-from amaml_tf.functional.output_masks import OutputMasks
 from amaml_tf.learner.task_metrics import Metrics, TaskMetrics
 from amaml_tf.solvers.diagnostics import Diagnostics
 
@@ -61,8 +60,7 @@ class EpisodeMetrics:
         metrics: as `keras.Model.compile` takes them; None: only the losses.
         weighted_metrics: the same.
         output_names: names of the model's outputs, if they have names.
-        function: model and loss, for the masks of outputs, and for the loss of each of several
-            outputs, which Keras reports too. None: there are none of these.
+        function: see `TaskMetrics`.
         counts_failures: whether failed tasks are dropped and counted.
     """
 
@@ -78,8 +76,7 @@ class EpisodeMetrics:
         self.given = metrics
         self.given_weighted = weighted_metrics
         self._counts_failures = counts_failures
-        more = (OutputMasks(function), function.loss) if function is not None else ()
-        self._of_tasks = TaskMetrics(metrics, weighted_metrics, output_names, *more)
+        self._of_tasks = TaskMetrics(metrics, weighted_metrics, output_names, function)
         self._means: dict[str, MeanOverTasks] = {}
         for name in ("loss", "loss_before", "gradient_evaluations"):
             self._mean(name)

@@ -13,7 +13,7 @@ from keras.src.trainers.compile_utils import CompileMetrics
 
 from amaml_tf.aliases import Outputs, Tensors
 from amaml_tf.functional import example_weights
-from amaml_tf.functional.loss import TaskLoss
+from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.functional.output_masks import OutputMasks, masked
 
 #: What `compile(metrics=...)` takes.
@@ -30,8 +30,8 @@ class TaskMetrics:
         metrics: as `keras.Model.compile` takes them; None: none.
         weighted_metrics: the same.
         output_names: names of the model's outputs, if they have names.
-        masks_of: gives the masks of the outputs; None: they have none.
-        loss: whose values for each of several outputs are reported too; None: none.
+        function: model and loss, for the masks of outputs, and for the loss of each of several
+            outputs, which Keras reports too. None: there are none of these.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class TaskMetrics:
         metrics: Metrics | None,
         weighted_metrics: Metrics | None = None,
         output_names: Sequence[str] | None = None,
-        masks_of: OutputMasks | None = None,
-        loss: TaskLoss | None = None,
+        function: FunctionalModel | None = None,
     ) -> None:
+        masks_of = None if function is None else OutputMasks(function)
         self._masks_of = masks_of if masks_of is not None and masks_of.may_be else None
-        self._loss = loss
+        self._loss = None if function is None else function.loss
         self._has_any = bool(metrics) or bool(weighted_metrics)
         self._metrics = CompileMetrics(metrics, weighted_metrics, output_names=output_names)
 
