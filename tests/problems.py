@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import amaml_tf as amaml
 from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.solvers.system import System
 
@@ -197,3 +199,11 @@ def smooth_scalar() -> tuple[System, Any]:
         return -2 * y * vector
 
     return System(derivative, jacobian_product), exact
+
+
+def algorithm(name: str, flow: amaml.GradientFlow) -> amaml.algorithms.Algorithm:
+    """The algorithm of that name, with `flow` where it takes one, and else with three steps."""
+    factory: Any = amaml.algorithms.REGISTRY[name]
+    if "flow" in inspect.signature(factory).parameters:
+        return factory(flow)
+    return factory(step_size=0.1, num_steps=3)

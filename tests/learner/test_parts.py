@@ -1,7 +1,5 @@
 """Tasks and examples in pieces: what the whole batch gives, to rounding."""
 
-import inspect
-
 import keras
 import numpy as np
 import problems
@@ -13,13 +11,6 @@ from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.learner.parts import Part, in_pieces
 
 FLOW = amaml.GradientFlow(final_time=0.3, solver=amaml.solvers.GradientDescent(0.1))
-
-
-def made(name):
-    factory = amaml.algorithms.REGISTRY[name]
-    if "flow" in inspect.signature(factory).parameters:
-        return factory(FLOW)
-    return factory(step_size=0.1, num_steps=3)
 
 
 def learner_of(problem, algorithm, **options):
@@ -46,7 +37,13 @@ def assert_same(one, other):
 def test_tasks_in_pieces_give_the_same_meta_gradient(name):
     problem = problems.dense(num_tasks=5)
     whole, pieces = (
-        learner_of(problem, made(name), run_eagerly=True, tasks_per_step=size, task_clip_norm=0.5)
+        learner_of(
+            problem,
+            problems.algorithm(name, FLOW),
+            run_eagerly=True,
+            tasks_per_step=size,
+            task_clip_norm=0.5,
+        )
         for size in (None, 2)
     )
     assert_same(pieces.meta_gradients(problem.episodes), whole.meta_gradients(problem.episodes))
@@ -83,7 +80,7 @@ def test_dropped_tasks_and_metrics(size):
     sound = tf.nest.map_structure(lambda v: tf.gather(v, [0, 1, 2, 4]), problem.episodes)
     learner = learner_of(
         problem,
-        made("maml"),
+        problems.algorithm("maml", FLOW),
         metrics=["mae"],
         on_failure="drop",
         tasks_per_step=size,
@@ -111,7 +108,9 @@ def test_fit_with_batches_of_any_size():
     ends = []
     for size in (None, 2):
         problem.model.set_weights(first)
-        learner = learner_of(problem, made("maml"), metrics=["mae"], tasks_per_step=size)
+        learner = learner_of(
+            problem, problems.algorithm("maml", FLOW), metrics=["mae"], tasks_per_step=size
+        )
         history = learner.fit(tasks.batch(5), verbose=0).history
         ends.append((problem.model.get_weights(), history))
     for one, other in zip(ends[0][0], ends[1][0], strict=True):
@@ -144,7 +143,7 @@ def test_a_piece_begins_when_the_one_before_has_ended():
 def test_sizes_that_are_no_sizes():
     problem = problems.dense()
     with pytest.raises(ValueError, match="tasks_per_step to be 1 or more, got 0"):
-        learner_of(problem, made("maml"), tasks_per_step=0)
+        learner_of(problem, problems.algorithm("maml", FLOW), tasks_per_step=0)
 
 
 EXAMPLES = {
@@ -197,7 +196,13 @@ def test_support_sets_in_pieces(name):
 def test_meta_gradients_of_support_sets_in_pieces(name):
     problem = problems.dense(num_tasks=3)
     whole, pieces = (
-        learner_of(problem, made(name), examples_per_step=size, jit_compile=jit, vectorize=jit)
+        learner_of(
+            problem,
+            problems.algorithm(name, FLOW),
+            examples_per_step=size,
+            jit_compile=jit,
+            vectorize=jit,
+        )
         for size, jit in ((None, "off"), (4, "on"))
     )
     assert_same(pieces.meta_gradients(problem.episodes), whole.meta_gradients(problem.episodes))

@@ -1,7 +1,5 @@
 """Tasks that have their whole inner run to themselves: what one program of all tasks gives."""
 
-import inspect
-
 import numpy as np
 import problems
 import pytest
@@ -12,13 +10,6 @@ from amaml_tf.flow.buffers import capacity_of, refuse_too_many
 from amaml_tf.functional.mapping import most_side_by_side
 
 FLOW = amaml.GradientFlow(final_time=0.4)
-
-
-def made(name):
-    factory = amaml.algorithms.REGISTRY[name]
-    if "flow" in inspect.signature(factory).parameters:
-        return factory(FLOW)
-    return factory(step_size=0.1, num_steps=3)
 
 
 def both(problem, algorithm, **options):
@@ -50,14 +41,14 @@ SHORT = {"adjoint_maml", "implicit_maml"}
 )
 def test_meta_gradients_and_adaptation(name):
     problem = problems.dense(num_tasks=3)
-    separate, together = both(problem, made(name), task_clip_norm=0.2)
+    separate, together = both(problem, problems.algorithm(name, FLOW), task_clip_norm=0.2)
     assert_same(*(each.meta_gradients(problem.episodes) for each in (separate, together)))
     assert_same(*(each.adapt_many(problem.episodes[0]) for each in (separate, together)))
 
 
 def test_no_task_depends_on_the_others_in_its_batch():
     problem = problems.dense(num_tasks=3)
-    _, learner = both(problem, made("adjoint_maml"))
+    _, learner = both(problem, problems.algorithm("adjoint_maml", FLOW))
     whole = learner.meta_gradients(problem.episodes)
     for i in range(3):
         alone = tf.nest.map_structure(lambda v, i=i: v[i : i + 1], problem.episodes)
@@ -84,7 +75,7 @@ def test_a_failed_task_is_left_out():
     problem = problems.dense(num_tasks=3)
     (x, y), query = problem.episodes
     y = tf.tensor_scatter_nd_update(y, [[1, 0, 0]], tf.constant([np.nan], y.dtype))
-    separate, together = both(problem, made("maml"), on_failure="drop")
+    separate, together = both(problem, problems.algorithm("maml", FLOW), on_failure="drop")
     found, expected = (each.meta_gradients(((x, y), query)) for each in (separate, together))
     assert found.diagnostics.num_dropped_tasks == 1
     assert_same(found.gradients, expected.gradients)
