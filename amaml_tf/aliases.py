@@ -16,6 +16,10 @@ Scalar: TypeAlias = float | tf.Tensor
 #: A tensor, or tensors nested in tuples, lists and dicts, as Keras models take and return them.
 Tensors: TypeAlias = "tf.Tensor | tuple[Tensors, ...] | list[Tensors] | dict[str, Tensors]"
 
+#: A vector for each task, `[B, P]`; or, where those of a large model would be split and joined too
+#: often, the list of their parts, tensors `[B, ...]`.
+Vectors: TypeAlias = tf.Tensor
+
 #: The result of a model: a tensor, or, with several outputs, tensors nested as in the model.
 Outputs: TypeAlias = tf.Tensor
 

@@ -2,11 +2,14 @@
 
 The discrete adjoint evaluates every gradient again before it multiplies by the Hessian. What this
 costs in time, a `tf.GradientTape` for each step saves, at the price of the memory of all of the
-activations. The graph grows with the number of steps: use it for few.
+activations. The graph grows with the number of steps: use it for few. Vectors are split into the
+parameters of the model once, not in every step: that would copy a large model several times.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -27,26 +30,36 @@ from amaml_tf.solvers.solution import (
     num_fixed_steps,
     num_fixed_steps_of_rows,
 )
-from amaml_tf.solvers.system import System
+from amaml_tf.solvers.system import Split, System
 
 
 class TapedStep(NamedTuple):
-    """One step: its tape, the states `[B, P]` at its start and end, and which rows took it.
+    """One step: its tape, the parts `[B, ...]` of the states at its start and end, and who took it.
 
-    `taken` is None if all rows did.
+    `taken` `[B]` says which rows; None if all rows did.
     """
 
     tape: tf.GradientTape
-    start: tf.Tensor
-    end: tf.Tensor
+    start: list[tf.Tensor]
+    end: list[tf.Tensor]
     taken: tf.Tensor | None
 
 
 class Tapes(NamedTuple):
-    """The steps of a run, what else the tapes watch, and the evaluations of a step."""
+    """What the backward pass needs of a run.
 
+    Attributes:
+        split: the tape from the vectors to their parts.
+        vectors: the initial state and the constants.
+        parts: the problems, with those of the vectors.
+        steps: in order.
+        num_stages: evaluations of a step.
+    """
+
+    split: tf.GradientTape
+    vectors: tuple[tf.Tensor, ...]
+    parts: Split
     steps: list[TapedStep]
-    constants: Constants
     num_stages: int
 
 
@@ -62,15 +75,14 @@ def unroll(
 
     Args:
         solver: the method.
-        system: the problems.
+        system: the problems, with `split`.
         initial_state: `[B, P]`.
         final_time: float scalar or `[B]`.
         num_steps: cap on the steps. Rows that need more end with STEP_LIMIT.
         constants: the tensors that the system holds constant, which have gradients too.
     """
-    state = tf.convert_to_tensor(initial_state)
-    rows = tf.zeros_like(state[:, 0])
-    interval = as_tensor(final_time, state.dtype) + rows
+    rows = tf.zeros_like(initial_state[:, 0])
+    interval = as_tensor(final_time, rows.dtype) + rows
     together = not tf.is_tensor(final_time)  # no row stops before the others
     if together:
         number = num_fixed_steps(solver.step_size, float(final_time))
@@ -78,30 +90,34 @@ def unroll(
         num_steps = min(num_steps, number)
     else:
         wanted = num_fixed_steps_of_rows(solver.step_size, interval)
-    step_size = interval / tf.cast(wanted, state.dtype)
-    steps = []
+    step_size = interval / tf.cast(wanted, rows.dtype)
+    with tf.GradientTape(watch_accessed_variables=False) as split:
+        split.watch([initial_state, *constants])
+        parts = system.split(initial_state)
+    state, steps = parts.state, []
     for n in range(num_steps):
         taken = None if together else n < wanted
         h = step_size if taken is None else tf.where(taken, step_size, 0)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([state, *constants])
-            end = _step(solver, system, n * step_size, state, h)
+            tape.watch([*state, *parts.constants])
+            end = _step(solver, parts, n * step_size, state, h)
         steps.append(TapedStep(tape, state, end, taken))
         # A row that does not move may still meet an infinite derivative: 0 * inf is NaN.
-        state = _where(taken, end, state)
-    stages = len(solver.b)
-    finite = tf.reduce_all(tf.math.is_finite(state), axis=-1)
+        state = [_where(taken, new, old) for new, old in zip(end, state, strict=True)]
+    tapes = Tapes(split, (initial_state, *constants), parts, steps, len(solver.b))
+    joined = parts.layout.ravel(state, batch_ndims=1)
+    finite = tf.reduce_all(tf.math.is_finite(joined), axis=-1)
     status = tf.where(wanted > num_steps, STEP_LIMIT, COMPLETED)
     status = tf.where(finite, status, NON_FINITE)
     count = tf.minimum(wanted, num_steps)
-    diagnostics = nothing_done(state, rows)._replace(
+    diagnostics = nothing_done(joined, rows)._replace(
         status=status,
         time=tf.where(status == COMPLETED, interval, rows),
         num_accepted_steps=count,
-        num_evaluations=count * stages,
-        max_stages=tf.zeros_like(count) + stages,
+        num_evaluations=count * tapes.num_stages,
+        max_stages=tf.zeros_like(count) + tapes.num_stages,
     )
-    return Solution(state, diagnostics, None), Tapes(steps, constants, stages)
+    return Solution(joined, diagnostics, None), tapes
 
 
 def unrolled_adjoint(tapes: Tapes, cotangent: tf.Tensor) -> Adjoint:
@@ -109,45 +125,78 @@ def unrolled_adjoint(tapes: Tapes, cotangent: tf.Tensor) -> Adjoint:
 
     It gives what `discrete_adjoint` gives, to rounding. A tape can be used only once.
     """
-    constants_bar = [tf.zeros_like(constant) for constant in tapes.constants]
+    _, initial, layout, constants = tapes.parts
+    state_bar = layout.unravel(cotangent)
+    constants_bar = [tf.zeros_like(constant) for constant in constants]
     start = peak = tf.norm(cotangent, axis=-1)
     products = tf.zeros_like(start, tf.int32)
     for step in reversed(tapes.steps):
-        state_bar, *more = step.tape.gradient(
-            step.end,
-            [step.start, *tapes.constants],
-            output_gradients=cotangent,
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
-        cotangent = _where(step.taken, state_bar, cotangent)
+        found = _pulled_back(step.tape, step.end, [*step.start, *constants], state_bar)
+        before, more = found[: len(initial)], found[len(initial) :]
+        state_bar = [_where(step.taken, *bars) for bars in zip(before, state_bar, strict=True)]
         constants_bar = [
             bar + _where(step.taken, part, 0) for bar, part in zip(constants_bar, more, strict=True)
         ]
-        peak = tf.maximum(peak, tf.norm(cotangent, axis=-1))
+        peak = tf.maximum(peak, _norm(state_bar))
         products += tapes.num_stages * (1 if step.taken is None else tf.cast(step.taken, tf.int32))
+    bars = _pulled_back(
+        tapes.split, [*initial, *constants], tapes.vectors, [*state_bar, *constants_bar]
+    )
     none = tf.zeros_like(products)
     growth = tf.maximum(tf.math.divide_no_nan(peak, start), 1)
     diagnostics = AdjointDiagnostics(none + COMPLETED, none, products, growth)
-    return Adjoint(cotangent, tuple(constants_bar), diagnostics)
+    return Adjoint(bars[0], tuple(bars[1:]), diagnostics)
 
 
 def _step(
-    solver: FixedStepSolver, system: System, time: tf.Tensor, state: tf.Tensor, h: tf.Tensor
-) -> tf.Tensor:
-    slopes: list[tf.Tensor] = []
+    solver: FixedStepSolver, parts: Split, time: tf.Tensor, state: list[tf.Tensor], h: tf.Tensor
+) -> list[tf.Tensor]:
+    slopes: list[list[tf.Tensor]] = []
 
-    def moved(weights: list[float]) -> tf.Tensor:
-        parts = [
-            slope if w == 1 else w * slope for w, slope in zip(weights, slopes, strict=False) if w
-        ]
-        return state + h[:, tf.newaxis] * tf.add_n(parts) if parts else state
+    def moved(weights: list[float]) -> list[tf.Tensor]:
+        used = [(w, slope) for w, slope in zip(weights, slopes, strict=False) if w]
+        if not used:
+            return state
+
+        def of_part(u: tf.Tensor, *given: tf.Tensor) -> tf.Tensor:
+            pairs = zip(used, given, strict=True)
+            total = tf.add_n([slope if w == 1 else w * slope for (w, _), slope in pairs])
+            return u + _column(h, u) * total
+
+        return [of_part(*each) for each in zip(state, *(slope for _, slope in used), strict=True)]
 
     for row in solver.a.tolist():
-        slope = system.derivative(time + sum(row) * h, moved(row))
+        slope = parts.derivative(time + sum(row) * h, moved(row))
         slopes.append(slope)
     return moved(solver.b.tolist())
 
 
+def _pulled_back(
+    tape: tf.GradientTape,
+    ends: Sequence[tf.Tensor],
+    starts: Sequence[tf.Tensor],
+    bars: Sequence[tf.Tensor],
+) -> list[tf.Tensor]:
+    found = tape.gradient(
+        ends,
+        starts,
+        output_gradients=bars,
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
+    return [tf.convert_to_tensor(each) for each in found]  # embeddings have sparse ones
+
+
 def _where(taken: tf.Tensor | None, new: tf.Tensor, old: tf.Tensor | float) -> tf.Tensor:
-    """Returns the rows of `new` `[B, P]` that are `taken` (None: all), and else those of `old`."""
-    return new if taken is None else tf.where(taken[:, tf.newaxis], new, old)
+    """Returns the rows of `new` `[B, ...]` that are `taken` (None: all), else those of `old`."""
+    return new if taken is None else tf.where(_column(taken, new), new, old)
+
+
+def _column(values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Returns `values` `[B]` with as many dimensions as `like` has."""
+    return tf.reshape(values, [-1] + [1] * (like.shape.rank - 1))
+
+
+def _norm(parts: list[tf.Tensor]) -> tf.Tensor:
+    """Returns the norm of each row of a state in parts, `[B]`."""
+    rows = [tf.reshape(part, [-1, math.prod(part.shape[1:])]) for part in parts]
+    return tf.sqrt(tf.add_n([tf.einsum("bi,bi->b", row, row) for row in rows]))

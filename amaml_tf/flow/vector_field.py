@@ -7,13 +7,17 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from amaml_tf.aliases import Vectors
 from amaml_tf.episodes import Examples
 from amaml_tf.functional.model import FunctionalModel, State
-from amaml_tf.solvers.system import System
+from amaml_tf.solvers.system import Split, System
+from amaml_tf.vectors import Layout
 
 
 class Constants(NamedTuple):
-    """The constants of the vector field, each `[B, ...]`, of width 0 if there is none.
+    """The constants of the vector field, each a vector `[B, ...]`, of width 0 if there is none.
+
+    Where states are lists of tensors, so are the constants, and there is none in an empty list.
 
     Attributes:
         held: `[B, Q]`, trainable parameters that are not adapted.
@@ -21,9 +25,9 @@ class Constants(NamedTuple):
         anchor: `[B, P]`, the initialization, to which the proximal term pulls.
     """
 
-    held: tf.Tensor
-    rates: tf.Tensor
-    anchor: tf.Tensor
+    held: Vectors
+    rates: Vectors
+    anchor: Vectors
 
 
 def vector_field(
@@ -47,17 +51,31 @@ def vector_field(
         three constants.
     """
     held, rates, anchor = constants
-    has_rates, has_anchor = rates.shape[-1] != 0, anchor.shape[-1] != 0
+    has_held, has_rates, has_anchor = map(_is_given, constants)
+    each = tf.nest.map_structure  # a vector, or every tensor of a list
 
-    def scaled(vector: tf.Tensor) -> tf.Tensor:
-        return rates * vector if has_rates else vector
+    def scaled(vector: Vectors) -> Vectors:
+        return each(tf.multiply, rates, vector) if has_rates else vector
 
-    def pulled(u: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
-        return gradient + proximal_weight * (u - anchor) if has_anchor else gradient
+    def pulled(u: Vectors, gradient: Vectors) -> Vectors:
+        if not has_anchor:
+            return gradient
+        return each(lambda u, g, start: g + proximal_weight * (u - start), u, gradient, anchor)
 
-    def derivative(time: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+    def derivative(time: tf.Tensor, u: Vectors) -> Vectors:
         del time
-        return -scaled(pulled(u, function.gradient(u, held, state, *support)))
+        return each(tf.negative, scaled(pulled(u, function.gradient(u, held, state, *support))))
+
+    def split(u: tf.Tensor) -> Split:
+        layout = function.layout
+        given = Constants(
+            function.held_layout.unravel(held) if has_held else [],
+            _rates_of_parts(rates, layout) if has_rates else [],
+            layout.unravel(anchor) if has_anchor else [],
+        )
+        field = vector_field(function, state, support, given, proximal_weight)
+        constants = [part for parts in given for part in parts]
+        return Split(field.derivative, layout.unravel(u), layout, constants)
 
     def vjp(
         time: tf.Tensor, u: tf.Tensor, cotangent: tf.Tensor
@@ -87,7 +105,18 @@ def vector_field(
         vjp,
         second_derivative,
         copies=function.copies,
+        split=split,
     )
+
+
+def _is_given(constant: Vectors) -> bool:
+    return constant.shape[-1] != 0 if tf.is_tensor(constant) else bool(constant)
+
+
+def _rates_of_parts(rates: tf.Tensor, layout: Layout) -> list[tf.Tensor]:
+    if rates.shape[-1] == layout.size:
+        return layout.unravel(rates)
+    return [tf.reshape(rates, [-1] + [1] * len(shape)) for shape in layout.shapes]
 
 
 def relative_to_displacement(

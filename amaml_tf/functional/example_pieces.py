@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from amaml_tf.aliases import Tensors
+from amaml_tf.aliases import Tensors, Vectors
 from amaml_tf.errors import UsageError
 from amaml_tf.functional.parameters import is_noise
 
@@ -65,13 +65,13 @@ def check(size: int | None, model: keras.Model, has_batch_statistics: bool) -> N
 
 
 def over_support(
-    one: Callable[..., tuple[tf.Tensor, ...]],
-    vectors: tuple[tf.Tensor, ...],
+    one: Callable[..., tuple[Vectors, ...]],
+    vectors: tuple[Vectors, ...],
     examples: Sequence[Tensors],
-    like: Sequence[tf.Tensor],
-    map_tasks: Callable[[Callable[..., tuple[tf.Tensor, ...]], Any], tuple[tf.Tensor, ...]],
+    like: tuple[Vectors, ...],
+    map_tasks: Callable[[Callable[..., tuple[Vectors, ...]], Any], tuple[Vectors, ...]],
     size: int | None,
-) -> tuple[tf.Tensor, ...]:
+) -> tuple[Vectors, ...]:
     """Returns derivatives of the support losses of all tasks, at once or in pieces.
 
     Args:
@@ -79,7 +79,7 @@ def over_support(
             (None: they are all).
         vectors: with the task axis first.
         examples: x, y and weight (or none), with the task axis first.
-        like: tensors that are shaped as the results.
+        like: structured and shaped as the results.
         map_tasks: calls a function for each task.
         size: examples of a piece; None: all.
     """
@@ -88,30 +88,30 @@ def over_support(
     first = tf.nest.flatten(examples)[0]
     number = tf.shape(first)[1] if first.shape[1] is None else first.shape[1]
 
-    def of_piece(piece: Sequence[Tensors]) -> tuple[tf.Tensor, ...]:
-        def with_whole(task: tuple[Any, ...]) -> tuple[tf.Tensor, ...]:
+    def of_piece(piece: Sequence[Tensors]) -> tuple[Vectors, ...]:
+        def with_whole(task: tuple[Any, ...]) -> tuple[Vectors, ...]:
             *rest, weight = task
             return one((*rest, Whole(number, weight[0] if weight else None)))
 
         return map_tasks(with_whole, (*vectors, tuple(piece), tuple(examples[2:])))
 
-    return tuple(_added_up(of_piece, examples, size, like))
+    return _added_up(of_piece, examples, size, like)
 
 
 def _added_up(
-    compute: Callable[[Sequence[Tensors]], Sequence[tf.Tensor]],
+    compute: Callable[[Sequence[Tensors]], tuple[Vectors, ...]],
     examples: Sequence[Tensors],
     size: int,
-    like: Sequence[tf.Tensor],
-) -> list[tf.Tensor]:
+    like: tuple[Vectors, ...],
+) -> tuple[Vectors, ...]:
     """Returns the sum of what `compute` gives for pieces of at most `size` examples.
 
     Args:
-        compute: takes a piece of the examples and returns tensors, shaped as those of `like`.
+        compute: takes a piece of the examples and returns tensors, structured as `like`.
         examples: a structure of arrays with the tasks on their first axis, the examples on their
             second.
         size: examples of a piece, >= 1; the last piece may have fewer.
-        like: tensors.
+        like: structured and shaped as the sum.
     """
     first = tf.nest.flatten(examples)[0]
     static = first.shape[1]
@@ -123,16 +123,15 @@ def _added_up(
         return tf.nest.map_structure(lambda each: tf.gather(each, places, axis=1), examples)
 
     def add(
-        totals: Sequence[tf.Tensor], begin: int | tf.Tensor, count: int | tf.Tensor
-    ) -> list[tf.Tensor]:
-        found = compute(piece(begin, count))
-        return [total + part for total, part in zip(totals, found, strict=True)]
+        totals: tuple[Vectors, ...], begin: int | tf.Tensor, count: int | tf.Tensor
+    ) -> tuple[Vectors, ...]:
+        return tf.nest.map_structure(tf.add, totals, compute(piece(begin, count)))
 
     whole_pieces = number // size
     _, totals = tf.while_loop(
         lambda i, _: i < whole_pieces,
         lambda i, totals: (i + 1, add(totals, i * size, size)),
-        (tf.constant(0), [tf.zeros_like(each) for each in like]),
+        (tf.constant(0), tf.nest.map_structure(tf.zeros_like, like)),
         parallel_iterations=1,
         maximum_iterations=whole_pieces,
     )

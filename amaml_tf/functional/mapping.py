@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
-from amaml_tf.aliases import Tensors
+from amaml_tf.aliases import Tensors, Vectors
 from amaml_tf.functional.execution import require_compilable
 
 T = TypeVar("T")
@@ -64,21 +64,22 @@ def map_tasks(
 def traced_once(
     of_tasks: Callable[..., T], attributes: dict[str, Any] | None = None
 ) -> Callable[..., T]:
-    """Returns a function of vectors `[B, P]` and more, whose results have the task axis first.
+    """Returns a function of vectors and more, whose results have the task axis first.
 
     Args:
-        of_tasks: a function of `vectors` `[B, P]` and more, with the task axis first.
+        of_tasks: a function of `vectors` and more, with the task axis first.
         attributes: of the traced function, for TensorFlow.
     """
     traced = tf.function(of_tasks, autograph=False, experimental_attributes=attributes)
 
     @functools.wraps(of_tasks)
-    def call(vectors: tf.Tensor, *others: Any) -> T:
+    def call(vectors: Vectors, *others: Any) -> T:
         results = traced(vectors, *others)
+        number = tf.nest.flatten(vectors)[0].shape[0]
         # A trace for any number of tasks is used for a known number too, and forgets it.
         for each in tf.nest.flatten(results):
             if each.shape.rank is not None:
-                each.set_shape([vectors.shape[0], *each.shape[1:]])
+                each.set_shape([number, *each.shape[1:]])
         return results
 
     return call

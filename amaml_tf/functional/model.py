@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 import keras
 import tensorflow as tf
 
-from amaml_tf.aliases import Tensors
+from amaml_tf.aliases import Tensors, Vectors
 from amaml_tf.episodes import Examples
 from amaml_tf.functional import example_pieces, keras_patches
 from amaml_tf.functional.checks import check_model, refuse_losses_of_activities
@@ -183,8 +183,8 @@ class FunctionalModel(ParameterVectors):
 
     def _task_loss(
         self,
-        adapted: tf.Tensor,
-        held: tf.Tensor,
+        adapted: Vectors,
+        held: Vectors,
         state: State,
         examples: Examples,
         adapting: bool,
@@ -200,14 +200,14 @@ class FunctionalModel(ParameterVectors):
 
     def _gradient(
         self,
-        adapted: tf.Tensor,
-        held: tf.Tensor,
+        adapted: Vectors,
+        held: Vectors,
         state: State,
         *examples: Tensors,
-    ) -> tf.Tensor:
-        """Returns ∇L of the support loss with respect to `adapted`, `[B, P]`."""
+    ) -> Vectors:
+        """Returns ∇L of the support loss with respect to `adapted`, and as that is."""
 
-        def one(task: tuple[Any, ...]) -> tuple[tf.Tensor, ...]:
+        def one(task: tuple[Any, ...]) -> tuple[Vectors, ...]:
             vector, held, examples, whole = task
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(vector)
@@ -250,11 +250,11 @@ class FunctionalModel(ParameterVectors):
 
     def _of_support(
         self,
-        one: Callable[..., tuple[tf.Tensor, ...]],
-        vectors: tuple[tf.Tensor, ...],
+        one: Callable[..., tuple[Vectors, ...]],
+        vectors: tuple[Vectors, ...],
         examples: Examples,
-        like: tuple[tf.Tensor, ...],
-    ) -> tuple[tf.Tensor, ...]:
+        like: tuple[Vectors, ...],
+    ) -> tuple[Vectors, ...]:
         if self._examples_per_step is not None:
             example_pieces.require_separate(self.model, self.predict, examples[0])
         return over_support(
@@ -306,6 +306,6 @@ class FunctionalModel(ParameterVectors):
         return map_tasks(one, tasks, vectorize=self.vectorize, jit_compile=self._jit_derivatives)
 
 
-def _dense_gradient(tape: tf.GradientTape, loss: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
+def _dense_gradient(tape: tf.GradientTape, loss: tf.Tensor, vector: Vectors) -> Vectors:
     gradient = tape.gradient(loss, vector, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return tf.convert_to_tensor(gradient)
+    return tf.nest.map_structure(tf.convert_to_tensor, gradient)

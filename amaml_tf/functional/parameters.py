@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 import keras
 import tensorflow as tf
 
+from amaml_tf.aliases import Vectors
 from amaml_tf.errors import UsageError
 from amaml_tf.functional.checks import refuse_constraints
 from amaml_tf.vectors import Layout
@@ -73,10 +74,13 @@ class ParameterVectors:
         held = self.held_layout.ravel(rest, batch_ndims) if rest else adapted[..., :0]
         return adapted, held
 
-    def unravel(self, adapted: tf.Tensor, held: tf.Tensor) -> list[tf.Tensor]:
-        """Undoes `ravel`, for vectors with any leading dimensions."""
-        rest = self.held_layout.unravel(held) if self.held_layout.shapes else []
-        return self.merge(self.layout.unravel(adapted), rest)
+    def unravel(self, adapted: Vectors, held: Vectors) -> list[tf.Tensor]:
+        """Undoes `ravel`, for vectors with any leading dimensions, or for lists of tensors."""
+        chosen, rest = (
+            layout.unravel(part) if tf.is_tensor(part) and layout.shapes else part
+            for layout, part in zip(self._layouts, (adapted, held), strict=True)
+        )
+        return self.merge(chosen, rest if self.held_layout.shapes else [])
 
     def initialization(self, num_tasks: int) -> Parameters:
         """Returns the model's own trainable parameters, the same for `num_tasks` tasks."""

@@ -7,6 +7,8 @@ from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
+from amaml_tf.vectors import Layout
+
 Tensor: TypeAlias = tf.Tensor
 
 
@@ -28,6 +30,12 @@ def _no_vjp(time: Tensor, state: Tensor, cotangent: Tensor) -> tuple[Tensor, tup
     )
 
 
+def _no_split(state: Tensor) -> Split:
+    raise NotImplementedError(
+        "Expected a System with split for an unrolled run, got one without. Give it a split."
+    )
+
+
 class System(NamedTuple):
     """A batch of independent initial value problems dy/dt = f(t, y; c), one per row.
 
@@ -45,6 +53,8 @@ class System(NamedTuple):
             `derivative`. Only dense output of high order needs it; None if there is none.
         error_ratio: the norm in which local errors are compared with the tolerances.
         copies: how many such batches share the memory.
+        split: `(state) -> Split`, the same problems with lists of tensors in place of vectors. Only
+            unrolled runs need it.
     """
 
     derivative: Callable[[Tensor, Tensor], Tensor]
@@ -53,3 +63,20 @@ class System(NamedTuple):
     second_derivative: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     error_ratio: Callable[[Tensor, Tensor, Tensor, float, float], Tensor] = elementwise_error_ratio
     copies: int = 1
+    split: Callable[[Tensor], Split] = _no_split
+
+
+class Split(NamedTuple):
+    """A batch of problems whose state is a list of tensors `[B, ...]`, its parts.
+
+    Attributes:
+        derivative: `(time [B], state) -> list`, the right-hand side.
+        state: the parts of the state that was split.
+        layout: where the parts are in a vector.
+        constants: everything that the right-hand side holds constant, in parts as well.
+    """
+
+    derivative: Callable[[Tensor, list[Tensor]], list[Tensor]]
+    state: list[Tensor]
+    layout: Layout
+    constants: list[Tensor]

@@ -189,6 +189,23 @@ def test_the_unrolled_program_gives_what_the_discrete_adjoint_gives(solver, of_f
         np.testing.assert_allclose(a, b, rtol=1e-10)
 
 
+@pytest.mark.parametrize("mode", ["on", "off"])
+def test_an_unrolled_program_of_embeddings_and_of_pieces_of_the_support_set(mode):
+    """Gradients of embeddings are sparse, and the sum over pieces has a list of parts."""
+    inputs = keras.Input((3,), dtype="int32")
+    x = keras.layers.Embedding(5, 2, dtype="float64")(inputs)
+    x = keras.layers.GlobalAveragePooling1D(dtype="float64")(x)
+    model = keras.Model(inputs, keras.layers.Dense(1, "tanh", dtype="float64")(x))
+    tokens = np.arange(24).reshape(2, 4, 3) % 5
+    examples = tokens.astype("int32"), np.cos(np.arange(8.0)).reshape(2, 4, 1)
+    results = []
+    for adjoint in ("discrete", "unrolled"):
+        learner = amaml.MetaLearner(model, amaml.algorithms.MAML(0.3, 3, adjoint=adjoint))
+        learner.compile("sgd", loss="mse", vectorize=mode, jit_compile="off", examples_per_step=3)
+        results.append(learner.meta_gradients((examples, examples)).gradients)
+    assert problems.relative_error(results[1], results[0]) < 1e-12
+
+
 def test_a_failed_task_of_an_unrolled_program_does_not_reach_the_others():
     problem = problems.dense()
     (x, y), query = problem.episodes
