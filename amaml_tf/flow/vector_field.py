@@ -11,7 +11,6 @@ from amaml_tf.aliases import Vectors
 from amaml_tf.episodes import Examples
 from amaml_tf.functional.model import FunctionalModel, State
 from amaml_tf.solvers.system import Split, System
-from amaml_tf.vectors import Layout
 
 
 class Constants(NamedTuple):
@@ -28,6 +27,31 @@ class Constants(NamedTuple):
     held: Vectors
     rates: Vectors
     anchor: Vectors
+
+    def scaled(self, vector: Vectors) -> Vectors:
+        """Returns `vector` times the rates."""
+        has_rates = _is_given(self.rates)
+        return tf.nest.map_structure(tf.multiply, self.rates, vector) if has_rates else vector
+
+    def pulled(self, u: Vectors, gradient: Vectors, proximal_weight: float) -> Vectors:
+        """Returns `gradient` at `u` with that of the proximal term."""
+        if not _is_given(self.anchor):
+            return gradient
+        return tf.nest.map_structure(
+            lambda u, g, anchor: g + proximal_weight * (u - anchor), u, gradient, self.anchor
+        )
+
+    def in_parts(self, function: FunctionalModel) -> Constants:
+        """Returns them as lists of tensors, the parts of the vectors."""
+        layout = function.layout
+        rates = []
+        if self.rates.shape[-1] == layout.size:
+            rates = layout.unravel(self.rates)
+        elif _is_given(self.rates):
+            rates = [tf.reshape(self.rates, [-1] + [1] * len(shape)) for shape in layout.shapes]
+        held = function.held_layout.unravel(self.held) if _is_given(self.held) else []
+        anchor = layout.unravel(self.anchor) if _is_given(self.anchor) else []
+        return Constants(held, rates, anchor)
 
 
 def vector_field(
@@ -51,45 +75,19 @@ def vector_field(
         three constants.
     """
     held, rates, anchor = constants
-    has_held, has_rates, has_anchor = map(_is_given, constants)
-    each = tf.nest.map_structure  # a vector, or every tensor of a list
-
-    def scaled(vector: Vectors) -> Vectors:
-        return each(tf.multiply, rates, vector) if has_rates else vector
-
-    def pulled(u: Vectors, gradient: Vectors) -> Vectors:
-        if not has_anchor:
-            return gradient
-        return each(lambda u, g, start: g + proximal_weight * (u - start), u, gradient, anchor)
-
-    def derivative(time: tf.Tensor, u: Vectors) -> Vectors:
-        del time
-        return each(tf.negative, scaled(pulled(u, function.gradient(u, held, state, *support))))
-
-    def split(u: tf.Tensor) -> Split:
-        layout = function.layout
-        given = Constants(
-            function.held_layout.unravel(held) if has_held else [],
-            _rates_of_parts(rates, layout) if has_rates else [],
-            layout.unravel(anchor) if has_anchor else [],
-        )
-        field = vector_field(function, state, support, given, proximal_weight)
-        constants = [part for parts in given for part in parts]
-        return Split(field.derivative, layout.unravel(u), layout, constants)
 
     def vjp(
         time: tf.Tensor, u: tf.Tensor, cotangent: tf.Tensor
     ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         del time
-        direction = scaled(cotangent)
+        direction = constants.scaled(cotangent)
         gradient, hessian, mixed = function.curvature(u, held, state, direction, *support)
-        rates_bar = rates
-        if has_rates:
-            rates_bar = -pulled(u, gradient) * cotangent
+        rates_bar, anchor_bar = rates, anchor
+        if _is_given(rates):
+            rates_bar = -constants.pulled(u, gradient, proximal_weight) * cotangent
             if rates.shape[-1] == 1:
                 rates_bar = tf.reduce_sum(rates_bar, axis=-1, keepdims=True)
-        anchor_bar = anchor
-        if has_anchor:
+        if _is_given(anchor):
             anchor_bar = proximal_weight * direction
             hessian += anchor_bar
         return -hessian, (-mixed, rates_bar, anchor_bar)
@@ -97,10 +95,18 @@ def vector_field(
     def second_derivative(time: tf.Tensor, u: tf.Tensor, slope: tf.Tensor) -> tf.Tensor:
         del time
         _, hessian, _ = function.curvature(u, held, state, slope, *support)
-        return -scaled(hessian + proximal_weight * slope if has_anchor else hessian)
+        if _is_given(anchor):
+            hessian += proximal_weight * slope
+        return -constants.scaled(hessian)
+
+    def split(u: tf.Tensor) -> Split:
+        parts = constants.in_parts(function)
+        derivative = _derivative(function, state, support, parts, proximal_weight)
+        flat = [tensor for part in parts for tensor in part]
+        return Split(derivative, function.layout.unravel(u), function.layout, flat)
 
     return System(
-        derivative,
+        _derivative(function, state, support, constants, proximal_weight),
         lambda time, u, vector: vjp(time, u, vector)[0],
         vjp,
         second_derivative,
@@ -109,14 +115,24 @@ def vector_field(
     )
 
 
+def _derivative(
+    function: FunctionalModel,
+    state: State,
+    support: Examples,
+    constants: Constants,
+    proximal_weight: float,
+) -> Callable[[tf.Tensor, Vectors], Vectors]:
+    def derivative(time: tf.Tensor, u: Vectors) -> Vectors:
+        del time
+        gradient = function.gradient(u, constants.held, state, *support)
+        pulled = constants.pulled(u, gradient, proximal_weight)
+        return tf.nest.map_structure(tf.negative, constants.scaled(pulled))
+
+    return derivative
+
+
 def _is_given(constant: Vectors) -> bool:
     return constant.shape[-1] != 0 if tf.is_tensor(constant) else bool(constant)
-
-
-def _rates_of_parts(rates: tf.Tensor, layout: Layout) -> list[tf.Tensor]:
-    if rates.shape[-1] == layout.size:
-        return layout.unravel(rates)
-    return [tf.reshape(rates, [-1] + [1] * len(shape)) for shape in layout.shapes]
 
 
 def relative_to_displacement(
