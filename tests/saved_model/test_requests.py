@@ -261,6 +261,30 @@ def test_a_bad_task_does_not_touch_the_others(regression):
         assert words in said.decode()
 
 
+def test_each_task_of_a_batch_has_its_time(regression):
+    _, session = regression
+    times = np.array([1, 0.1, 11, np.nan], "float32")
+    inputs = batch(*[(X, Y)] * 4)
+    answer = session("adapt_and_predict_timed_batch", final_time=times, **inputs)
+    weight = np.ones(5, "float32")
+    for place, time_of_task in enumerate(times[:2]):
+        given = {"support_x": X, "support_y": Y, "support_weight": weight, "query_x": X}
+        alone = session("adapt_and_predict_weighted", final_time=time_of_task, **given)
+        np.testing.assert_allclose(answer["predictions"][place], alone["predictions"], atol=1e-4)
+    for place, came in ((2, "11"), (3, "nan")):
+        words = f"Expected final_time, one number above 0 and at most 10, got {came}; send a time"
+        assert words in answer["error"][place].decode()
+        assert np.isnan(answer["predictions"][place]).all()
+        assert answer["gradient_evaluations"][place] == 0
+    for wrong, words in (
+        (times[0], "of shape [tasks], got shape []"),
+        (times[:, np.newaxis], "of shape [tasks], got shape [4 1]"),
+        (times[:3], "with as many tasks as support_x, 4, got 3"),
+    ):
+        said = refusal(session, "adapt_and_predict_timed_batch", final_time=wrong, **inputs)
+        assert f"Expected final_time {words}" in said
+
+
 def test_a_batch_has_bounds_and_shapes(regression):
     _, session = regression
     words = refusal(session, "adapt_and_predict_batch", **batch(*[(X, Y)] * 5))
