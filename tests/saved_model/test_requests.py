@@ -316,6 +316,35 @@ def test_names_of_parameters_are_places_and_files(tmp_path):
     assert found[0] == found[1] == kernels_and_biases
 
 
+class Named(keras.layers.Layer):
+    """A sum of products with weights of any names."""
+
+    def build(self, shape):
+        self.own = [self.add_weight((shape[-1], 1), name=name) for name in ("größe", "a b", "a b")]
+
+    def call(self, x):
+        return sum(keras.ops.matmul(x, each) for each in self.own)
+
+
+@pytest.mark.long
+def test_names_that_keras_takes_and_graphs_do_not(tmp_path):
+    """Of layers, weights, inputs and outputs; two that differ only in such letters stay two."""
+    names = "größe", "x y"
+    inputs = [keras.Input((2,), name=name) for name in names]
+    hidden = keras.layers.Dense(2, name="_hidden layer")(keras.layers.Add(name="层")(inputs))
+    outputs = [Named(name="a\\b")(hidden), keras.layers.Dense(1, name="_o")(hidden)]
+    learner = learner_of(keras.Model(inputs, outputs), ["mse", "mse"], final_time=0.1)
+    built = [variable.value.name for variable in learner.model.variables]
+    answer = tf.saved_model.load(save_initialization(learner, tmp_path)).signatures["adapt"](
+        support_x_gr__e=X, support_x_x_y=X, support_y_a_b=Y, support_y__o=Y
+    )
+    kinds = ("kernel", "bias", "gr__e", "a_b", "a_b", "kernel", "bias")
+    expected = learner.adapt(([X, X], [Y, Y])).get_weights()
+    for place, (kind, value) in enumerate(zip(kinds, expected, strict=True)):
+        np.testing.assert_allclose(answer[f"parameter_0{place}_{kind}"], value, atol=1e-5)
+    assert built == [variable.value.name for variable in learner.model.variables]
+
+
 @pytest.mark.long
 def test_several_inputs_and_outputs_have_names(tmp_path):
     left, right = keras.Input((2,), name="left"), keras.Input((1,), name="right")
