@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from amaml_tf.aliases import Tensors
 from amaml_tf.functional import keras_patches
-from amaml_tf.saved_model import validation, value_checks, vocabularies
+from amaml_tf.saved_model import validation, value_checks
 from amaml_tf.saved_model.adapting import Adapted, Adapter, Named
 from amaml_tf.saved_model.interface import Specs
 from amaml_tf.saved_model.validation import Check
@@ -147,7 +147,8 @@ class Signatures:
                 *support, task["support_weight"], time, [*checks, *of_time]
             )
             parameters = self._adapter.unravel(adapted.parameters)
-            with keras_patches.tokens_read(vocabularies.known):  # or all tasks would fail
+            checked = self._adapter.vocabularies.known_if_checked
+            with keras_patches.tokens_read(checked):  # or all tasks would fail
                 predictions = self._predictions(parameters, adapted.statistics, query)
             for end in self._interface.classes:
                 named = predictions[f"classes{end}"]
