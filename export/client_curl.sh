@@ -10,6 +10,13 @@
 set -euo pipefail
 support=$1 query=$2 server=${3:-localhost:8501} model=${4:-initialization}
 
+# The columns are sent as they stand, so those of both files must be the same ones.
+names=$(head -n 1 "$support" | tr -d '\r') asked=$(head -n 1 "$query" | tr -d '\r') bom=$'\xef\xbb\xbf'
+if [[ "${names#"$bom"}," != "${asked#"$bom"},"* ]]; then
+    echo "Expected the columns of $support in $query, got $asked; put them in one order." >&2
+    exit 2
+fi
+
 # rows FILE FIRST LAST MARK: JSON rows of columns FIRST to LAST, where 0 is the last and -1 the one
 # before, with MARK around each cell.
 rows() {

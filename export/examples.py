@@ -13,6 +13,7 @@ import csv
 import math
 import pathlib
 import sys
+import zipfile
 
 import numpy as np
 
@@ -26,9 +27,11 @@ def read(support, query, specs):
         specs: dtype (a name) and shape of each input by name, the first size being any.
     """
     try:
-        return _read(support, "support_", specs) | _read(query, "query_", specs)
+        found = _read(support, "support_", specs) | _read(query, "query_", specs)
+        _require_same_columns(support, query, specs)
     except OSError as error:
         sys.exit(f"Expected a file or folder of examples, got {error}.")
+    return found
 
 
 def write(answer):
@@ -61,18 +64,48 @@ def _read(path, kind, specs):
 
 
 def _read_arrays(path, specs):
-    with np.load(path) as arrays:
-        missing = specs.keys() - arrays.keys()
-        if missing:
-            sys.exit(
-                f"Expected {', '.join(sorted(specs))} in {path}, got {', '.join(sorted(arrays))}."
-            )
-        return {name: arrays[name].astype(dtype) for name, (dtype, _) in specs.items()}
+    try:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in specs.keys() & file.keys()}
+            names = ", ".join(sorted(file))
+        if specs.keys() - arrays.keys():
+            sys.exit(f"Expected {', '.join(sorted(specs))} in {path}, got {names}.")
+        found = {name: arrays[name].astype(dtype) for name, (dtype, _) in specs.items()}
+        for name, values in found.items():
+            if values.dtype.kind in "iu" and not np.array_equal(values, arrays[name]):
+                sys.exit(f"Expected {name} of {values.dtype} in {path}, got other numbers.")
+        return found
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        sys.exit(f"Expected an .npz file of arrays of numbers, got {path}: {error}.")
+
+
+def _require_same_columns(support, query, specs):
+    """Exits if the inputs of two CSV files have other names, or the same in another order."""
+    paths = [pathlib.Path(path) for path in (support, query)]
+    if any(path.is_dir() or path.suffix == ".npz" for path in paths):
+        return
+    width = math.prod(specs["support_x"][1][1:])
+    expected, found = (_rows(path)[0][1][:width] for path in paths)
+    if expected != found:
+        sys.exit(
+            f"Expected the columns {', '.join(expected)} of {support} in {query}, got "
+            f"{', '.join(found)}; put them in one order."
+        )
+
+
+def _rows(path):
+    """Returns the rows of a CSV file with their lines, the header first."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        sys.exit(f"Expected a CSV file in UTF-8, got {path}: {error}.")
+    return rows or [(1, [])]
 
 
 def _read_csv(path, kind, x, target=None):
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+    (_, header), *rows = _rows(path)
     width = math.prod(x[1][1:])
     targets = math.prod(target[1][1:]) if target else 0
     wanted = f"{width} columns of inputs" + (f" and {targets} of targets" if target else "")
@@ -87,7 +120,7 @@ def _read_csv(path, kind, x, target=None):
 
 def _numbers(path, header, rows, columns, dtype, shape):
     values = []
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         if len(row) != len(header):
             sys.exit(f"Expected {len(header)} cells in line {line} of {path}, got {len(row)}.")
         for name, cell in zip(header[columns], row[columns], strict=True):
@@ -106,11 +139,14 @@ def _value(cell, dtype):
         return cell
     try:
         if not np.issubdtype(dtype, np.integer):
-            return float(cell) if math.isfinite(float(cell)) else None
-        if cell.strip().lstrip("+-").isdecimal():
-            return int(cell)
-        return int(float(cell)) if float(cell).is_integer() else None  # 1.0 is a label as well
-    except ValueError:
+            value = float(cell)
+            return value if abs(value) <= float(np.finfo(dtype).max) else None  # NaN is not
+        whole = cell.strip().lstrip("+-").isdecimal()
+        value = int(cell) if whole else int(float(cell))
+        fine = whole or float(cell).is_integer()  # 1.0 is a label as well
+        limits = np.iinfo(dtype)
+        return value if fine and limits.min <= value <= limits.max else None
+    except (ValueError, OverflowError):
         return None
 
 
@@ -136,7 +172,10 @@ def _image(path, dtype, shape):
     from PIL import Image
 
     _, height, width, channels = shape
-    image = Image.open(path).convert({1: "L", 3: "RGB"}[channels])
+    try:
+        image = Image.open(path).convert({1: "L", 3: "RGB"}[channels])
+    except (OSError, ValueError) as error:
+        sys.exit(f"Expected an image, got {path}: {error}.")
     if abs(image.width * height - image.height * width) > max(image.size):
         sys.exit(
             f"Expected an image of the proportions {width} x {height}, got {image.width} x "

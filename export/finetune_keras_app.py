@@ -13,7 +13,6 @@ classifiers classes.json, the names of the classes in the order of the outputs.
 import argparse
 import csv
 import json
-import math
 import pathlib
 import sys
 
@@ -93,61 +92,74 @@ def with_random_weights(model):
 def read(path, model, options, classes=None):
     """Returns (x, y, names of the classes or None) of a CSV file or a folder of images.
 
-    `classes` are those that are known already, so that test data has the labels of the training
-    data.
+    `classes` are those of the training data, so that test data has the same labels.
     """
-    if not pathlib.Path(path).exists():
+    path = pathlib.Path(path)
+    if not path.exists():
         sys.exit(f"Expected a CSV file or a folder of images, got {path}, which is not there.")
-    if pathlib.Path(path).is_dir():
+    if path.is_dir():
         return read_images(path, model, options.invert, classes)
     return read_csv(path, model, options, classes)
 
 
 def read_csv(path, model, options, classes):
     """Returns what `read` does."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        sys.exit(f"Expected a CSV file with a header and examples, got none in {path}.")
-    header = list(rows[0])
+    header, rows = read_rows(path)
     target = options.target or header[-1]
-    if target not in header:
-        sys.exit(f"Expected a column {target!r} in {path}, got {', '.join(header)}.")
-    names = [name for name in header if name != target]
+    names = options.inputs or [name for name in header if name != target]
+    for name in (*names, target):
+        if name not in header:
+            sys.exit(f"Expected a column {name!r} in {path}, got {', '.join(header)}.")
+    options.inputs, options.target = names, target  # test data has its columns by the same names
     wanted = model.inputs[0]
     if len(wanted.shape) > 1 and wanted.shape[1:] != (len(names),):
-        sys.exit(
-            f"Expected inputs of shape {wanted.shape[1:]} in {path}, got {len(names)} columns "
-            f"beside {target!r}."
-        )
-    kinds = {"string": str, "int32": int, "int64": int}  # of identifiers
-    columns = [column(rows, name, kinds.get(wanted.dtype, float), path) for name in names]
-    x = tf.transpose(tf.constant(columns, wanted.dtype))
-    if len(wanted.shape) == 1:  # one value an example
-        x = tf.squeeze(x, axis=-1)
+        found = f"{len(names)} columns beside {target!r}"
+        sys.exit(f"Expected inputs of shape {wanted.shape[1:]} in {path}, got {found}.")
+    columns = [column(rows, name, wanted.dtype, path) for name in names]
+    x = tf.reshape(tf.transpose(tf.constant(columns, wanted.dtype)), [-1, *wanted.shape[1:]])
     if not options.classes:
-        return x, tf.constant(column(rows, target, float, path))[:, tf.newaxis], None
-    values = [row[target] for row in rows]
-    classes = classes or sorted(set(values))
+        return x, tf.constant(column(rows, target, "float32", path))[:, tf.newaxis], None
+    values = column(rows, target, "string", path)
+    kind = int if all(value.isdecimal() for value in values) else str  # 2 before 10
+    classes = classes or sorted(set(values), key=kind)
     if not set(values) <= set(classes):
         sys.exit(f"Expected the classes {classes} in {path}, got {sorted(set(values))}.")
     return x, tf.constant([classes.index(value) for value in values]), classes
 
 
-def column(rows, name, kind, path):
+def read_rows(path):
+    """Returns the header of a CSV file, and its rows with their lines."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        sys.exit(f"Expected a CSV file in UTF-8, got {path}: {error}.")
+    if len(rows) < 2:
+        sys.exit(f"Expected a CSV file with a header and examples, got none in {path}.")
+    (_, header), *rows = [(line, [cell.strip() for cell in row]) for line, row in rows]
+    if len(set(header)) < len(header):
+        sys.exit(f"Expected columns of different names in {path}, got {', '.join(header)}.")
+    for line, row in rows:
+        if len(row) > len(header):
+            sys.exit(f"Expected {len(header)} cells in line {line} of {path}, got {len(row)}.")
+    return header, [(line, dict(zip(header, row, strict=False))) for line, row in rows]
+
+
+def column(rows, name, dtype, path):
     """Returns the values of a column; exits with the line of what is no value."""
-    values = []
-    for line, row in enumerate(rows, start=2):
+    kind = {"string": str, "int32": int, "int64": int}.get(dtype, float)
+    values, dtype = [], tf.as_dtype(dtype)
+    for line, row in rows:
+        cell = row.get(name)  # None if the row is too short
         try:
-            value = kind(row[name])
-            fine = kind is not float or math.isfinite(value)
+            value = cell if kind is str else kind(cell)
+            fine = bool(cell) if kind is str else kind(dtype.min) <= value <= kind(dtype.max)
         except (TypeError, ValueError):
             fine = False
         if not fine:
-            sys.exit(
-                f"Expected {kind.__name__} in column {name!r} of {path}, got {row[name]!r} in "
-                f"line {line}."
-            )
+            what = f"{kind.__name__} in column {name!r} of {path}"
+            sys.exit(f"Expected {what}, got {cell!r} in line {line}.")
         values.append(value)
     return values
 
@@ -158,20 +170,27 @@ def read_images(path, model, invert, classes):
     if len(wanted.shape) != 4:
         sys.exit(f"Expected a CSV file for inputs of shape {wanted.shape}, got the folder {path}.")
     height, width, channels = wanted.shape[1:]
+    folders = {each.name for each in path.iterdir() if each.is_dir()}
+    if classes and folders - set(classes):
+        sys.exit(f"Expected the classes {classes} in {path}, got {sorted(folders)}.")
+    form = {"color_mode": {1: "grayscale", 3: "rgb", 4: "rgba"}[channels], "interpolation": "area"}
+    order = {"batch_size": None, "shuffle": False, "verbose": False}
     try:
         images = keras.utils.image_dataset_from_directory(
-            path,
-            class_names=classes,
-            color_mode={1: "grayscale", 3: "rgb"}[channels],
-            image_size=(height, width),
-            interpolation="area",
-            batch_size=None,
-            shuffle=False,
-            verbose=False,
+            path, class_names=classes, image_size=(height, width), **form, **order
         )
     except ValueError as error:
         sys.exit(f"Expected a folder of images for each class in {path}: {error}")
-    x, y = next(iter(images.batch(len(images))))
+    try:
+        for file in images.file_paths:  # the error of all of them would not name it
+            tf.io.decode_image(tf.io.read_file(file))
+        x, y = next(iter(images.batch(len(images))))
+    except tf.errors.OpError:
+        sys.exit(f"Expected an image, got {file}, which is damaged.")
+    empty = set(range(len(images.class_names))) - set(y.numpy().tolist())
+    if empty and not classes:
+        names = ", ".join(images.class_names[n] for n in sorted(empty))
+        sys.exit(f"Expected .png, .jpg, .bmp or .gif images in {path} for {names}, got none.")
     x = 255 - x if invert else x
     x = tf.cast(tf.round(x), tf.uint8) if wanted.dtype == "uint8" else x / 255
     return x, y, images.class_names
@@ -186,8 +205,8 @@ def split(x, y, classes, share, seed):
         own = [i for i in order if kinds[i] == kind]
         taken += own[: round(share * len(own))]
     rest = [i for i in order if i not in set(taken)]
-    if not rest:
-        sys.exit(f"Expected examples to train on, got {len(y)}; pass a smaller --validation.")
+    if not rest or share < 0:
+        sys.exit(f"Expected examples to train on, got {len(y)}; pass another --validation.")
     return tuple((tf.gather(x, rows), tf.gather(y, rows)) for rows in (rest, taken) if rows)
 
 
@@ -221,13 +240,9 @@ def fine_tune(model, training, validation, options, folder):
         keras.callbacks.ReduceLROnPlateau(monitor, patience=max(1, options.patience // 3)),
         keras.callbacks.CSVLogger(str(folder / "history.csv")),
     ]
+    sizes = {"epochs": options.epochs, "batch_size": options.batch_size}
     history = model.fit(
-        *training,
-        validation_data=validation,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        callbacks=callbacks,
-        verbose=0,
+        *training, validation_data=validation, callbacks=callbacks, verbose=0, **sizes
     )
     return history.history
 
@@ -257,7 +272,12 @@ def main():
     folder = pathlib.Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     model = load(options.initialization)
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        sys.exit("Expected a model of one input and one output, got more; fine-tune it in code.")
+    options.inputs = None
     x, y, classes = read(options.data, model, options)
+    if classes is not None and len(classes) < 2:
+        sys.exit(f"Expected two classes or more in {options.data}, got {len(classes)}.")
     num_outputs = y.shape[-1] if classes is None else len(classes)
     if options.new_head:
         model = with_new_head(model, num_outputs)
@@ -283,7 +303,7 @@ def main():
         before = each.evaluate(*test, verbose=0, return_dict=True)
         histories[name] = fine_tune(each, training, validation, options, place)
         after = each.evaluate(*test, verbose=0, return_dict=True)
-        results[name] = {**after, "before": before, "epochs": len(histories[name]["loss"])}
+        results[name] = {**after, "before": before, "epochs": len(histories[name].get("loss", ()))}
         each.save(place / "model.keras")
         for when, found in (("before", before), ("after", after)):
             print(name, when, {key: round(float(value), 4) for key, value in found.items()})

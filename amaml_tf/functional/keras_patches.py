@@ -1,11 +1,12 @@
 """Changes to the behaviour of Keras and TensorFlow that the gradient flow needs.
 
-Six functions are replaced permanently when the first model is traced: `tf.nn.moments`,
+Seven functions are replaced permanently when the first model is traced: `tf.nn.moments`,
 `BatchNormalization.call`, `Embedding.call`, `CategoryEncoding.call`, the scaling of losses under a
-`tf.distribute.Strategy`, and the one by which Keras asks for a GPU before it takes a kernel of
-cuDNN for an LSTM or GRU. The replacements do what the originals do, except in a thread that is
-inside one of the contexts below. Therefore threads can trace at the same time, and other code in
-the process sees no difference.
+`tf.distribute.Strategy`, the one by which Keras asks for a GPU before it takes a kernel of
+cuDNN for an LSTM or GRU, and the one that makes a layer's scope in a graph. The replacements do
+what the originals do, except in a thread that is inside one of the contexts below. Therefore
+threads can trace at the same time, and other code in the process sees no difference. (Scopes alone
+differ everywhere, where the originals fail.)
 `tests/functional/test_keras_patches.py` asserts the behaviour of Keras and TensorFlow that makes
 each patch necessary, and fails when this behaviour changes.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -57,6 +59,8 @@ class _Wanted(threading.local):
 _WANTED = _Wanted()
 # Where Keras chooses kernels of cuDNN; a function of that name hides it.
 _RECURRENT: Any = importlib.import_module("keras.src.backend.tensorflow.rnn")
+# Where Keras opens the scopes of a graph.
+_CORE: Any = importlib.import_module("keras.src.backend.tensorflow.core")
 _INSTALLATION = threading.Lock()
 _installed = False
 
@@ -150,9 +154,30 @@ def _install() -> None:
                 reader.call = _replaced_lookup(reader.call)
             search = _RECURRENT._is_gpu_available  # noqa: SLF001 - it has no public name
             _RECURRENT._is_gpu_available = _replaced_search(search)  # noqa: SLF001
+            _CORE.name_scope.__init__ = _replaced_scope(_CORE.name_scope.__init__)
             name = "scale_loss_for_distribution"
             setattr(losses, name, _replaced_scaling(getattr(losses, name)))
             _installed = True
+
+
+def scope(name: str) -> str:
+    """Returns the scope of a layer in a graph: its name, if TensorFlow takes that for a scope.
+
+    Keras takes any name of a layer, but fails to trace a layer whose name has a space, a letter
+    beyond ASCII or, where no other layer is around it, an underscore in front.
+    """
+    if re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.-]*", name):
+        return name
+    return "layer_" + re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+
+
+def _replaced_scope(original: Any) -> Any:
+    @functools.wraps(original)
+    def initialize(self: Any, name: str, **options: Any) -> None:
+        original(self, name, **options)
+        self._tf_name_scope = tf.name_scope(scope(name))
+
+    return initialize
 
 
 def _replaced_scaling(original: Any) -> Any:

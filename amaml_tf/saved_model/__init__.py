@@ -16,8 +16,9 @@ Signatures:
     predict_with                these parameters, x             -> predictions
     adapt_and_predict           support_x, support_y, query_x   -> predictions, after adaptation
     adapt_and_predict_batch     the same of several tasks, and support_weight (0 is padding)
-    adapt_weighted,             the first two with support_weight and final_time (SavedModels have
-    adapt_and_predict_weighted  no optional inputs)
+    adapt_weighted,             these with support_weight and final_time (SavedModels have no
+    adapt_and_predict_weighted, optional inputs)
+    adapt_and_predict_timed_batch
 
 What adapts also answers `support_loss_before`, `support_loss_after` and `gradient_evaluations`.
 Adaptation is the learner's own flow, run in the graph, up to a bound of gradient evaluations;

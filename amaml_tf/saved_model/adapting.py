@@ -160,7 +160,14 @@ class Adapter:
             for end, values in zip(self.interface.outputs, tf.nest.flatten(outputs), strict=True)
         }
 
-    def adapt(self, x: Named, y: Named, weight: tf.Tensor | None, time: tf.Tensor) -> Adapted:
+    def adapt(
+        self,
+        x: Named,
+        y: Named,
+        weight: tf.Tensor | None,
+        time: tf.Tensor,
+        further: Sequence[Check] = (),
+    ) -> Adapted:
         """Adapts to one task whose shapes have been checked.
 
         Args:
@@ -168,6 +175,7 @@ class Adapter:
             y: raw support targets.
             weight: float32 `[rows]`, of the examples; None: 1.
             time: scalar, how long to adapt.
+            further: what else must hold for the task to be adapted to.
         """
         checks: list[Check] = []
         weights: list[tf.Tensor] = []
@@ -183,6 +191,7 @@ class Adapter:
         checks += [
             *value_checks.of_inputs(self.vocabularies, "support_x", x),
             *value_checks.of_targets(self.interface, y),
+            *further,
         ]
         error = validation.first_failure(checks)
         return tf.cond(
@@ -225,6 +234,7 @@ class Adapter:
         after, _ = function.query(adapted, start.held, state, *support)
         error = self._error(diagnostics, time, after[0])
         parameters = tf.concat([adapted[0], start.held[0]], axis=0)
+        parameters = tf.where(tf.equal(error, ""), parameters, float("nan"))
         statistics = []
         if self.places_of_statistics:
             examples = tf.nest.map_structure(lambda values: values[0], support)

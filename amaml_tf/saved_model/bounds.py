@@ -34,7 +34,7 @@ class Bounds:
             Hessian are bounded by four times as many, and 50.
         max_support_rows: examples of one task's support set.
         max_query_rows: inputs to predict for in a request, or for one task of it.
-        max_tasks: tasks of a request to `adapt_and_predict_batch`.
+        max_tasks: tasks of a request that has several.
 
     Raises:
         UsageError: a bound is no whole number from 1 on.

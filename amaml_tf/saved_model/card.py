@@ -162,13 +162,15 @@ def _shape(shape: Sequence[int | None] | None) -> str:
 
 def _bounds(contract: Mapping[str, Any]) -> str:
     bounds = contract["bounds"]
+    longest = bounds["max_final_time"]
+    time = "" if longest is None else f"a `final_time` of {longest:g}, "
     return (
         "## Bounds of a request\n\n"
         f"At most {bounds['max_support_rows']} support rows of a task, "
         f"{bounds['max_query_rows']} rows to predict for, "
-        f"{bounds['max_gradient_evaluations']} gradient evaluations of an adaptation, and "
-        f"{bounds['max_tasks']} tasks of a request to `adapt_and_predict_batch`. What asks for "
-        "more, and what is malformed, ends with INVALID_ARGUMENT and a sentence."
+        f"{bounds['max_gradient_evaluations']} gradient evaluations of an adaptation, {time}and "
+        f"{bounds['max_tasks']} tasks of a request that has several. What asks for more, and what "
+        "is malformed, ends with INVALID_ARGUMENT and a sentence."
     )
 
 

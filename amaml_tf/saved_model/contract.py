@@ -84,7 +84,7 @@ def contract_of(
         "stored_statistics": _stored(normalizes, about.get("statistics_of")),
         "bounds": {
             **dataclasses.asdict(adapter.bounds),
-            "max_final_time": adapter.longest_time,
+            "max_final_time": adapter.longest_time if adapter.takes_final_time else None,
         },
         "signatures": {
             each.name: {

@@ -147,8 +147,8 @@ def named_specs(kind: str, variables: Sequence[keras.Variable]) -> Specs:
 
 
 def _plain(name: str) -> str:
-    """Returns a name of letters, digits and underscores, without the number that Keras gave it."""
-    return re.sub(r"_\d+$", "", re.sub(r"\W", "_", name))
+    """Returns a name in letters of servers, without the number that Keras gave it."""
+    return re.sub(r"_\d+$", "", letters_of_servers(name))
 
 
 def _input_specs(model: keras.Model, given: tf.TensorSpec | None) -> Specs:
@@ -174,9 +174,9 @@ def _ends(names: Sequence[str], kind: str) -> list[str]:
     if len(names) == 1:
         return [""]
     ends = [f"_{letters_of_servers(name)}" for name in names]
-    if len(set(ends)) < len(ends):
+    if len({end.lower() for end in ends}) < len(ends):  # TensorFlow does not tell case apart
         raise UsageError(
-            f"Expected {kind} whose names differ in letters from A to Z, digits or underscores, "
+            f"Expected {kind} whose names differ in letters (of any case), digits or underscores, "
             f"got {', '.join(names)}; give them other names."
         )
     return ends

@@ -23,6 +23,7 @@ from tensorflow.lite.python.convert_phase import ConverterError
 from amaml_tf.algorithms.base import Algorithm
 from amaml_tf.algorithms.flow_based import FlowBased
 from amaml_tf.errors import UsageError
+from amaml_tf.functional.keras_patches import scope
 from amaml_tf.functional.model import FunctionalModel
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.saved_model.adapting import Adapter
@@ -236,7 +237,9 @@ def _refusal(message: str, functions: Iterable[ConcreteFunction], model: keras.M
         layer.name
         for layer in model._flatten_layers(include_self=False)  # noqa: SLF001 - see execution
         # Within a graph, names of layers are numbered.
-        if any(re.search(rf"(^|/){re.escape(layer.name)}(_\d+)?(/|$)", name) for name in names)
+        if any(
+            re.search(rf"(^|/){re.escape(scope(layer.name))}(_\d+)?(/|$)", name) for name in names
+        )
     ]
     what = ", ".join(sorted(kinds)) or message.splitlines()[0]
     place = f" of layer {', '.join(map(repr, layers))}" if layers else ""

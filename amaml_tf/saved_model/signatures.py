@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from amaml_tf.aliases import Tensors
 from amaml_tf.functional import keras_patches
-from amaml_tf.saved_model import validation, value_checks, vocabularies
+from amaml_tf.saved_model import validation, value_checks
 from amaml_tf.saved_model.adapting import Adapted, Adapter, Named
 from amaml_tf.saved_model.interface import Specs
 from amaml_tf.saved_model.validation import Check
@@ -69,7 +69,7 @@ class Signatures:
         self._adapter = adapter
         interface, dtype = adapter.interface, adapter.function.dtype
         self._interface = interface
-        support = {
+        support = self._support_specs = {
             **_named("support_x", interface.inputs),
             **_named("support_y", interface.targets),
         }
@@ -78,17 +78,17 @@ class Signatures:
         options = {**weight}
         if adapter.takes_final_time:
             options["final_time"] = tf.TensorSpec([], dtype)
-        tasks = {
-            name: tf.TensorSpec([None, *spec.shape], spec.dtype)
-            for name, spec in {**support, **weight, **query}.items()
-        }
         inputs = _named("x", interface.inputs)
         self.all: Sequence[Signature] = [
             Signature("serving_default", inputs, self._predict),
             Signature("adapt", support, self._adapt),
             Signature("adapt_and_predict", {**support, **query}, self._adapt_and_predict),
             Signature("predict_with", {**self._adapted_specs(), **inputs}, self._predict_with),
-            Signature("adapt_and_predict_batch", tasks, self._adapt_and_predict_batch),
+            Signature(
+                "adapt_and_predict_batch",
+                _of_tasks({**support, **weight, **query}),
+                self._adapt_and_predict_batch,
+            ),
             Signature("adapt_weighted", {**support, **options}, self._adapt),
             Signature(
                 "adapt_and_predict_weighted",
@@ -96,6 +96,14 @@ class Signatures:
                 self._adapt_and_predict,
             ),
         ]
+        if adapter.takes_final_time:
+            self.all += [
+                Signature(
+                    "adapt_and_predict_timed_batch",
+                    _of_tasks({**support, **options, **query}),
+                    self._adapt_and_predict_batch,
+                )
+            ]
 
     # -- the signatures -------------------------------------------------------------------------
 
@@ -132,24 +140,20 @@ class Signatures:
 
         def one(task: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             query = _ends(task, "query_x")
-            wrong = validation.first_failure(
-                value_checks.of_inputs(self._adapter.vocabularies, "query_x", query)
-            )
+            checks = value_checks.of_inputs(self._adapter.vocabularies, "query_x", query)
+            time, of_time = self._time(task)
             support = _ends(task, "support_x"), _ends(task, "support_y")
             adapted = self._adapter.adapt(
-                *support, task["support_weight"], self._adapter.final_time()
-            )
-            error = tf.where(tf.equal(adapted.error, ""), wrong, adapted.error)
-            adapted = adapted._replace(
-                parameters=tf.where(tf.equal(error, ""), adapted.parameters, float("nan"))
+                *support, task["support_weight"], time, [*checks, *of_time]
             )
             parameters = self._adapter.unravel(adapted.parameters)
-            with keras_patches.tokens_read(vocabularies.known):  # or all tasks would fail
+            checked = self._adapter.vocabularies.known_if_checked
+            with keras_patches.tokens_read(checked):  # or all tasks would fail
                 predictions = self._predictions(parameters, adapted.statistics, query)
             for end in self._interface.classes:
                 named = predictions[f"classes{end}"]
-                predictions[f"classes{end}"] = tf.where(tf.equal(error, ""), named, "")
-            return {**predictions, **_report(adapted), "error": error}
+                predictions[f"classes{end}"] = tf.where(tf.equal(adapted.error, ""), named, "")
+            return {**predictions, **_report(adapted), "error": adapted.error}
 
         return tf.map_fn(
             one, dict(given), fn_output_signature=self._spec_of_one(), parallel_iterations=8
@@ -159,18 +163,12 @@ class Signatures:
 
     def _adapted(self, given: Arguments) -> Adapted:
         """Adapts to one task; the request fails if that fails."""
-        interface, adapter = self._interface, self._adapter
-        specs = {
-            **_named("support_x", interface.inputs),
-            **_named("support_y", interface.targets),
-        }
+        adapter, specs = self._adapter, {**self._support_specs}
         if "support_weight" in given:
             specs["support_weight"] = tf.TensorSpec([None], tf.float32)
         checks = self._support_checks(given, specs, 0)
-        time = adapter.final_time()
-        if "final_time" in given:
-            time, check = validation.checked_time(given["final_time"], adapter.longest_time)
-            checks.append(check)
+        time, of_time = self._time(given)
+        checks += of_time
         support = self._checked({name: given[name] for name in specs}, specs, checks)
         adapted = adapter.adapt(
             _ends(support, "support_x"),
@@ -180,6 +178,13 @@ class Signatures:
         )
         with tf.control_dependencies([validation.require_none(adapted.error)]):
             return tf.nest.map_structure(tf.identity, adapted)
+
+    def _time(self, given: Arguments) -> tuple[tf.Tensor, list[Check]]:
+        """Returns how long to adapt, and the checks of it: the export's time, or the request's."""
+        if "final_time" not in given:
+            return self._adapter.final_time(), []
+        time, check = validation.checked_time(given["final_time"], self._adapter.longest_time)
+        return time, [check]
 
     def _support_checks(self, given: Arguments, specs: Specs, axis: int) -> list[Check]:
         """Returns checks of the number of support rows, which are on an axis."""
@@ -197,16 +202,13 @@ class Signatures:
         return validation.row_checks({name: given[name] for name in specs}, axis, most)
 
     def _checked_tasks(self, given: Arguments) -> dict[str, tf.Tensor]:
-        interface = self._interface
-        specs = {
-            **_named("support_x", interface.inputs),
-            **_named("support_y", interface.targets),
-            "support_weight": tf.TensorSpec([None], tf.float32),
-        }
+        specs = {**self._support_specs, "support_weight": tf.TensorSpec([None], tf.float32)}
         checks = self._support_checks(given, specs, 1)
-        query = _named("query_x", interface.inputs)
+        query = _named("query_x", self._interface.inputs)
         checks += self._query_checks(given, query, 1)
         specs |= query
+        if "final_time" in given:
+            specs["final_time"] = tf.TensorSpec([], self._adapter.function.dtype)
         came = {name: validation.as_it_came(name, given[name]) for name in specs}
         first, *rest = came
         most = self._adapter.bounds.max_tasks
@@ -215,10 +217,8 @@ class Signatures:
             validation.at_most(first, came[first], 0, most, "tasks"),
             validation.at_least_one(first, came[first], 0, "task"),
         ]
-        specs = {
-            name: tf.TensorSpec([None, *spec.shape], spec.dtype) for name, spec in specs.items()
-        }
-        return self._checked(given, specs, checks, axes=("tasks", "rows"), values=False)
+        axes = ("tasks", "rows")
+        return self._checked(given, _of_tasks(specs), checks, axes=axes, values=False)
 
     def _checked(
         self,
@@ -296,6 +296,10 @@ class Signatures:
 
 def _named(begin: str, specs: Specs) -> dict[str, tf.TensorSpec]:
     return {begin + end: spec for end, spec in specs.items()}
+
+
+def _of_tasks(specs: Specs) -> dict[str, tf.TensorSpec]:
+    return {name: tf.TensorSpec([None, *s.shape], s.dtype) for name, s in specs.items()}
 
 
 def _ends(given: Arguments, begin: str) -> dict[str, tf.Tensor]:

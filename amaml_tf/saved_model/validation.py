@@ -60,7 +60,7 @@ def has_shape(name: str, tensor: tf.Tensor, spec: tf.TensorSpec, axes: Sequence[
         axes: the words for the first axes, such as "rows".
     """
     wanted = [-1 if size is None else size for size in spec.shape]
-    words = [*axes, *map(str, wanted[len(axes) :])]
+    words = [*axes[: len(wanted)], *map(str, wanted[len(axes) :])]
     expected = f"[{', '.join(words)}]".replace("-1", "any")
 
     def message() -> tf.Tensor:

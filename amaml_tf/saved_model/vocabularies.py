@@ -71,6 +71,13 @@ class Vocabularies:
             for each, tokens in zip(self.all, self._read(dict(x)), strict=True)
         ]
 
+    def known_if_checked(self, layer: Reader, tokens: tf.Tensor) -> tf.Tensor:
+        """Returns tokens that the layer knows, whatever they were, unless no check looks at them.
+
+        Then they stay: others would be answered in silence.
+        """
+        return tokens if layer.name in self.hidden else known(layer, tokens)
+
     def _traced(self, predict: Predict, x: Named) -> list[tf.Tensor]:
         read: list[tuple[Reader, tf.Tensor]] = []
 

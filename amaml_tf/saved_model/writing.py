@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -12,6 +13,7 @@ import tensorflow as tf
 from amaml_tf.aliases import PathLike
 from amaml_tf.episodes import Episodes
 from amaml_tf.errors import UsageError
+from amaml_tf.functional.keras_patches import scope
 from amaml_tf.functional.query_statistics import require_query_statistics
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.saved_model import versions
@@ -184,7 +186,8 @@ def _write(
     # Requests are not differentiated, and the flow's gradient would need its trajectory.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     module = _module(functions, [learner.model, *adapter.layers])
-    tf.saved_model.save(module, str(folder), signatures=functions, options=options)
+    with _names_of_graphs(module.all_variables):
+        tf.saved_model.save(module, str(folder), signatures=functions, options=options)
     (folder / versions.EXTRA).mkdir()
     _keras_model(learner, adapter).save(folder / versions.KERAS_MODEL)
     write_contract(folder, _contract(learner, adapter, signatures, functions, about))
@@ -194,6 +197,20 @@ def _write(
     write_warmup(folder, requests)
     if check:
         refuse_unless_alike(folder, functions, requests)
+
+
+@contextlib.contextmanager
+def _names_of_graphs(variables: Sequence[tf.Variable]) -> Iterator[None]:
+    """Gives variables names that a graph takes: Keras takes any for layers and weights."""
+    before = [variable.name for variable in variables]
+    try:
+        for variable, name in zip(variables, before, strict=True):
+            parts = name.removesuffix(":0").split("/")
+            variable._handle_name = "/".join(map(scope, parts)) + ":0"  # noqa: SLF001 - it has no setter
+        yield
+    finally:
+        for variable, name in zip(variables, before, strict=True):
+            variable._handle_name = name  # noqa: SLF001 - see above
 
 
 def _module(functions: Mapping[str, ConcreteFunction], layers: Sequence[keras.Layer]) -> tf.Module:

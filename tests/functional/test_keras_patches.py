@@ -140,6 +140,17 @@ def test_moments_have_the_values_and_shapes_of_tensorflow(keepdims):
         np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["a b", "größe", "_a", "{}", " "])
+def test_any_name_of_a_layer_can_be_traced(name):
+    with tf.Graph().as_default(), pytest.raises(ValueError, match="name"), tf.name_scope(name):
+        tf.constant(0)
+    made = keras.layers.Dense(1, name=name)
+    made.build((None, 2))
+    with keras_patches.twice_differentiable():
+        tf.function(made, autograph=False).get_concrete_function(tf.TensorSpec([2, 2]))
+    assert made.name == name
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_batch_statistics_are_used_or_not_whatever_training_says(training):
     with keras_patches.batch_statistics(True):

@@ -67,7 +67,8 @@ def test_says_what_it_is_without_the_data_set(trained, monkeypatch, new_flags, t
     assert contract["evaluation"]["after"]["rmse"] == {"mean": 0.5, "half_width": 0.1}
     assert "TensorFlow 2." in contract["versions"]
     batched = {n for n, each in contract["signatures"].items() if each["may_be_batched"]}
-    assert batched == {"serving_default", "adapt_and_predict_batch"}
+    several = {"adapt_and_predict_batch", "adapt_and_predict_timed_batch"}
+    assert batched == {"serving_default", *several}
     parameters = [each["name"] for each in contract["parameters"]]
     assert parameters == sorted(set(contract["signatures"]["predict_with"]["inputs"]) - {"x"})
     # The model card says it in words.
@@ -75,6 +76,10 @@ def test_says_what_it_is_without_the_data_set(trained, monkeypatch, new_flags, t
     assert card == describe(tmp_path)
     for words in ("ratings_csv", "MAML", "GradientDescent", "identifiers of items", "0.5 ± 0.1"):
         assert words in card
+    assert (
+        "At most 40 support rows of a task, 1000 rows to predict for, 3 gradient evaluations of an "
+        "adaptation, a `final_time` of 0.15, and 32 tasks" in card
+    )
     json.dumps(contract, allow_nan=False)
 
 
@@ -86,8 +91,10 @@ def test_numbers_that_json_does_not_have(tmp_path):
         "format": 1,
         "final_time": 1.0,
         "class_names": [],
-        "bounds": dict.fromkeys(("max_support_rows", "max_query_rows", "max_tasks"), 1)
-        | {"max_gradient_evaluations": 1},
+        "bounds": {
+            **dict.fromkeys(("max_support_rows", "max_query_rows", "max_tasks"), 1),
+            **{"max_gradient_evaluations": 1, "max_final_time": None},
+        },
         "signatures": {},
         "parameters": [],
         "evaluation": evaluation,

@@ -100,7 +100,12 @@ def test_weights_that_are_not_finite(tmp_path, bad):
 
 @pytest.mark.parametrize(
     ("kind", "names"),
-    [("inputs", ("a-b", "a.b")), ("inputs", ("日", "本")), ("outputs", ("a-b", "a.b"))],
+    [
+        ("inputs", ("a-b", "a.b")),
+        ("inputs", ("日", "本")),
+        ("inputs", ("a", "A")),
+        ("outputs", ("a-b", "a.b")),
+    ],
 )
 def test_two_things_of_one_name(tmp_path, kind, names):
     """E9: an input must not take the place of another."""

@@ -261,6 +261,30 @@ def test_a_bad_task_does_not_touch_the_others(regression):
         assert words in said.decode()
 
 
+def test_each_task_of_a_batch_has_its_time(regression):
+    _, session = regression
+    times = np.array([1, 0.1, 11, np.nan], "float32")
+    inputs = batch(*[(X, Y)] * 4)
+    answer = session("adapt_and_predict_timed_batch", final_time=times, **inputs)
+    weight = np.ones(5, "float32")
+    for place, time_of_task in enumerate(times[:2]):
+        given = {"support_x": X, "support_y": Y, "support_weight": weight, "query_x": X}
+        alone = session("adapt_and_predict_weighted", final_time=time_of_task, **given)
+        np.testing.assert_allclose(answer["predictions"][place], alone["predictions"], atol=1e-4)
+    for place, came in ((2, "11"), (3, "nan")):
+        words = f"Expected final_time, one number above 0 and at most 10, got {came}; send a time"
+        assert words in answer["error"][place].decode()
+        assert np.isnan(answer["predictions"][place]).all()
+        assert answer["gradient_evaluations"][place] == 0
+    for wrong, words in (
+        (times[0], "of shape [tasks], got shape []"),
+        (times[:, np.newaxis], "of shape [tasks], got shape [4 1]"),
+        (times[:3], "with as many tasks as support_x, 4, got 3"),
+    ):
+        said = refusal(session, "adapt_and_predict_timed_batch", final_time=wrong, **inputs)
+        assert f"Expected final_time {words}" in said
+
+
 def test_a_batch_has_bounds_and_shapes(regression):
     _, session = regression
     words = refusal(session, "adapt_and_predict_batch", **batch(*[(X, Y)] * 5))
@@ -290,6 +314,35 @@ def test_names_of_parameters_are_places_and_files(tmp_path):
         assert not any("/" in name for name in answer)
     kernels_and_biases = [f"parameter_0{n}_{kind}" for n, kind in enumerate(["kernel", "bias"] * 2)]
     assert found[0] == found[1] == kernels_and_biases
+
+
+class Named(keras.layers.Layer):
+    """A sum of products with weights of any names."""
+
+    def build(self, shape):
+        self.own = [self.add_weight((shape[-1], 1), name=name) for name in ("größe", "a b", "a b")]
+
+    def call(self, x):
+        return sum(keras.ops.matmul(x, each) for each in self.own)
+
+
+@pytest.mark.long
+def test_names_that_keras_takes_and_graphs_do_not(tmp_path):
+    """Of layers, weights, inputs and outputs; two that differ only in such letters stay two."""
+    names = "größe", "x y"
+    inputs = [keras.Input((2,), name=name) for name in names]
+    hidden = keras.layers.Dense(2, name="_hidden layer")(keras.layers.Add(name="层")(inputs))
+    outputs = [Named(name="a\\b")(hidden), keras.layers.Dense(1, name="_o")(hidden)]
+    learner = learner_of(keras.Model(inputs, outputs), ["mse", "mse"], final_time=0.1)
+    built = [variable.value.name for variable in learner.model.variables]
+    answer = tf.saved_model.load(save_initialization(learner, tmp_path)).signatures["adapt"](
+        support_x_gr__e=X, support_x_x_y=X, support_y_a_b=Y, support_y__o=Y
+    )
+    kinds = ("kernel", "bias", "gr__e", "a_b", "a_b", "kernel", "bias")
+    expected = learner.adapt(([X, X], [Y, Y])).get_weights()
+    for place, (kind, value) in enumerate(zip(kinds, expected, strict=True)):
+        np.testing.assert_allclose(answer[f"parameter_0{place}_{kind}"], value, atol=1e-5)
+    assert built == [variable.value.name for variable in learner.model.variables]
 
 
 @pytest.mark.long

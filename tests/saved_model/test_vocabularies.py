@@ -163,6 +163,9 @@ def test_what_cannot_be_seen_is_named():
     vocabularies = of(read(Loop(), 2))
     assert vocabularies.hidden == ["words"]
     assert vocabularies.all == []
+    # Nothing else would tell of it: a batch must not answer another token instead.
+    assert vocabularies.known_if_checked(words(), tf.constant([7])) == [7]
+    assert of(functional()).known_if_checked(words(), tf.constant([7])) == [6]
 
 
 def test_constants_of_the_model_need_no_check():

@@ -186,13 +186,44 @@ def test_deadlines(server, call, client_module, rest_module, files, monkeypatch)
         ("a,b,y\n1,2,3\n1,red,3\n", "Expected float32 in column 'b' of .*, got 'red', line 3"),
         ("a,b,y\n1,nan,3\n", "Expected float32 in column 'b' of .*, got 'nan', line 2"),
         ("a,b,y\n1,2\n", "Expected 3 cells in line 2 of .*, got 2"),
+        ("a,b,y\n1,1e39,3\n", "Expected float32 in column 'b' of .*, got '1e39', line 2"),
+        ("a,\xe4,y\n1,2,3\n", "Expected a CSV file in UTF-8, got"),
+        ('a,b,y\n1,2,"3\n4,5,6\n', "Expected a CSV file in UTF-8, got"),
     ],
 )
 def test_csv_files(reading, content, told, tmp_path):
-    (tmp_path / "support.csv").write_text(content)
+    (tmp_path / "support.csv").write_text(content, encoding="latin-1")
     specs = {"support_x": ("float32", [-1, 2]), "support_y": ("float32", [-1, 1])}
     with pytest.raises(SystemExit, match=told):
         reading.read(tmp_path / "support.csv", tmp_path / "support.csv", specs)
+
+
+def test_columns_in_another_order(reading, tmp_path):
+    """They would be taken for each other."""
+    support, query = tmp_path / "support.csv", tmp_path / "query.csv"
+    support.write_text("a,b,y\n1,2,3\n", encoding="utf-8-sig")
+    query.write_text("b,a\n2,1\n")
+    x = ("float32", [-1, 2])
+    specs = {"support_x": x, "support_y": ("float32", [-1, 1]), "query_x": x}
+    with pytest.raises(SystemExit, match=r"Expected the columns a, b of .* in .*, got b, a; put"):
+        reading.read(support, query, specs)
+    done = run(EXPORT / "client_curl.sh", support, query, "localhost:1")
+    assert done.returncode == 2
+    assert "got b,a; put them in one order." in done.stderr
+
+
+def test_numbers_that_a_dtype_does_not_have(reading, tmp_path):
+    """They would become others."""
+    specs = {"support_x": ("float32", [-1, 1]), "support_y": ("int32", [-1])}
+    (tmp_path / "s.csv").write_text("a,y\n1,3000000000\n")
+    with pytest.raises(SystemExit, match=r"Expected int32 in column 'y' of .*, got '3000000000'"):
+        reading.read(tmp_path / "s.csv", tmp_path / "s.csv", specs)
+    np.savez(tmp_path / "s.npz", support_x=np.ones((1, 1)), support_y=[0.5])
+    with pytest.raises(SystemExit, match=r"Expected support_y of int32 in .*, got other numbers"):
+        reading.read(tmp_path / "s.npz", tmp_path / "s.npz", specs)
+    (tmp_path / "s.npz").write_text("damaged")
+    with pytest.raises(SystemExit, match=r"Expected an \.npz file of arrays of numbers, got"):
+        reading.read(tmp_path / "s.npz", tmp_path / "s.npz", specs)
 
 
 def test_files_that_are_not_there(reading, tmp_path):
@@ -227,6 +258,9 @@ def test_images(reading, tmp_path):
         reading.read(tmp_path, tmp_path / "class_1", IMAGES | queries)
     with pytest.raises(SystemExit, match="Expected a folder of images for each class"):
         reading.read(tmp_path / "class_1", tmp_path / "class_1", IMAGES | queries)
+    (tmp_path / "class_0" / "wide.png").write_text("damaged")
+    with pytest.raises(SystemExit, match=r"Expected an image, got .*wide\.png"):
+        reading.read(tmp_path, tmp_path / "class_1", IMAGES | queries)
 
 
 def test_identifiers_and_names_of_classes(reading, tmp_path, capsys):

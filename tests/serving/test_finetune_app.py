@@ -125,6 +125,22 @@ def test_test_data_has_the_labels_of_the_training_data(app, network, tmp_path):
     assert "Expected the classes ['blue', 'red'] in" in told
 
 
+def test_columns_are_found_by_their_names(app, network, tmp_path):
+    """Of test data in another order too, with a byte order mark and a column more."""
+    data = write_classes(tmp_path / "data.csv", ["10", "9"])
+    rows = [line.split(",") for line in data.read_text().splitlines()]
+    text = "".join(f"{colour},7,{b},{a}\n" for a, b, colour in rows).replace(",7,", ",id,", 1)
+    (tmp_path / "test.csv").write_text(text, encoding="utf-8-sig")
+    options = ["--classes", "--epochs=0", "--validation=0"]
+    expected = app(network, data, *options)
+    found = app(network, data, *options, f"--test={tmp_path / 'test.csv'}")
+    assert found["loss"] == pytest.approx(expected["loss"])
+    assert json.loads((tmp_path / "tuned" / "classes.json").read_text()) == ["9", "10"]
+    (tmp_path / "test.csv").write_text("a,c,colour\n1,2,9\n")
+    told = app(network, data, *options, f"--test={tmp_path / 'test.csv'}")
+    assert "Expected a column 'b' in" in told
+
+
 def test_freeze_trains_the_head_only(app, network, tmp_path):
     data = write_classes(tmp_path / "data.csv", ["blue", "red"])
     app(network, data, "--classes", "--epochs=3", "--learning_rate=0.1", "--freeze")
@@ -148,10 +164,19 @@ def test_freeze_trains_the_head_only(app, network, tmp_path):
         ("a,b,y\n1,2,3\n", ["--target=z"], "Expected a column 'z' in"),
         ("a,b,y\n1,2,3\n", [], "Expected data for the model's 2 outputs, got 1; pass --new_head"),
         ("a,b,y\n1,2,0\n1,2,1\n", ["--classes", "--validation=1"], "Expected examples to train"),
+        ("a,b,y\n1,2,0\n1,2,1\n", ["--classes", "--validation=-1"], "Expected examples to train"),
+        ("a,b,y\n1,2,0\n1,2,0\n", ["--classes"], "Expected two classes or more"),
+        ("a,b,y\n1,2,0\n1,2, \n", ["--classes"], "Expected str in column 'y' of"),
+        ("a,b,y\n1,1e39,3\n", [], "got '1e39' in line 2"),
+        ("a,b,y\n1,2,3,4\n", [], "Expected 3 cells in line 2 of"),
+        ('a,b,y\n1,2,"3\n4,5,6\n', [], "Expected a CSV file in UTF-8, got"),
+        ("a,a,y\n1,2,3\n", [], "Expected columns of different names in"),
+        ("a,\xe4,y\n1,2,3\n", [], "Expected a CSV file in UTF-8, got"),
+        ("", [], "Expected a CSV file with a header and examples"),
     ],
 )
 def test_mistakes_are_told(app, network, tmp_path, content, options, told):
-    (tmp_path / "data.csv").write_text(content)
+    (tmp_path / "data.csv").write_text(content, encoding="latin-1")
     assert told in app(network, tmp_path / "data.csv", *options)
 
 
@@ -178,3 +203,15 @@ def test_images_with_a_new_head(app, tmp_path):
     options = ["--learning_rate=0.05", "--epochs=10"]
     assert "5 outputs, got 2; pass --new_head" in app(*given, *options)
     assert app(*given, *options, "--new_head")["accuracy"] == 1.0
+    # One image is enough for a class; a folder of none is no class, a damaged one no image.
+    image_module.new("RGBA", (9, 7)).save(tmp_path / "images" / "1" / "large.png")
+    (tmp_path / "images" / "2").mkdir()
+    (tmp_path / "images" / "2" / "notes.txt").touch()
+    told = app(*given, *options, "--new_head")
+    assert "Expected .png, .jpg, .bmp or .gif images in" in told
+    assert told.endswith("for 2, got none.")
+    image_module.new("L", (8, 8)).save(tmp_path / "images" / "2" / "only.png")
+    app(*given, "--epochs=1", "--new_head")
+    content = (tmp_path / "images" / "2" / "only.png").read_bytes()
+    (tmp_path / "images" / "2" / "only.png").write_bytes(content[:40])
+    assert f"got {tmp_path / 'images' / '2' / 'only.png'}, which is" in app(*given, "--new_head")

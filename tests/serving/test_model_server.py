@@ -10,7 +10,11 @@ import tensorflow as tf
 from amaml_tf.saved_model.warmup import write_warmup
 
 PROGRAM = __file__.replace("test_model_server.py", "model_server.cc")
-MAY_BE_JOINED = {"serving_default", "adapt_and_predict_batch"}
+MAY_BE_JOINED = {
+    "serving_default",
+    "adapt_and_predict_batch",
+    "adapt_and_predict_timed_batch",
+}
 
 
 @pytest.fixture(scope="module")
