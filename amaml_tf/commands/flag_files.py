@@ -29,7 +29,7 @@ def parse(arguments: Sequence[str]) -> list[str]:
         return FLAGS([arguments[0], *_expanded(arguments[1:], ())])
     except UsageError as error:
         sentence = str(error)
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # absl has a ValueError for --noNAME=VALUE
         sentence = (
             f"Expected flags that --help lists, got a mistake: {' '.join(str(error).split())}"
         )

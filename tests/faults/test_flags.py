@@ -44,6 +44,12 @@ def call(monkeypatch, new_flags):
         ("--max_corrupt=-1", "max_corrupt to be 0 or more, got -1"),
         ("--seed=one", "flags that --help lists, got a mistake: flag --seed=one: "),
         ("--sead=1", "flags that --help lists, got a mistake: Unknown command line flag 'sead'"),
+        ("--max_dropped=2", "max_dropped to be 1 or less, got 2.0"),
+        ("--skip_episodes=1000001,9999999999999999", "skip_episodes to be 1e+15 or less"),
+        ("--replay_episode=9999999999999999", "flag --replay_episode=9999999999999999: "),
+        ("--stop_within=nan", "flag --stop_within=nan: a number from 1 to 86400 is expected"),
+        ("--nodeterministic=1", "got a mistake: --nodeterministic=1 does not take an argument"),
+        ("--optimizer=Optimizer", "optimizer to be the name of one of Keras, got 'Optimizer'"),
         ("--data_dir=gs://bucket", "a path on this machine, got 'gs://bucket'"),
     ],
 )
