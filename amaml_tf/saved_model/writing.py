@@ -30,6 +30,7 @@ from amaml_tf.saved_model.warmup import (
     write_warmup,
 )
 from amaml_tf.units import Units
+from amaml_tf.user_files import require_readable_name
 
 
 def save_initialization(
@@ -97,7 +98,7 @@ def save_initialization(
     """
     _check(learner, keep_versions, query_statistics)
     root = versions.local_folder(directory)
-    versions.require_readable_name(root)
+    require_readable_name(root, "an export")
     versions.require_free(root, version)
     interface = interface_of(
         learner.function,

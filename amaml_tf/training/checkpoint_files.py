@@ -13,6 +13,7 @@ import tensorflow as tf
 from amaml_tf.aliases import PathLike
 from amaml_tf.errors import UsageError
 from amaml_tf.files import flush_file, flush_folder, sweep, write_atomically
+from amaml_tf.user_files import require_readable_name
 
 CHECKPOINT_FOLDER = "checkpoints"
 _NAME = "meta_step"
@@ -35,9 +36,13 @@ class CheckpointFolder:
 
     Args:
         workdir: folder of the run.
+
+    Raises:
+        UsageError: TensorFlow would find no files in a folder of this name.
     """
 
     def __init__(self, workdir: PathLike) -> None:
+        require_readable_name(workdir, "a run")
         self.path = pathlib.Path(workdir) / CHECKPOINT_FOLDER
 
     def steps(self) -> list[int]:

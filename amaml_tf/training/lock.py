@@ -32,7 +32,7 @@ def locked(workdir: PathLike) -> Iterator[None]:
     Raises:
         UsageError: another process or thread holds the lock, or the folder cannot be written to.
     """
-    folder = pathlib.Path(workdir).resolve()
+    folder = pathlib.Path(os.path.realpath(workdir))  # unlike `resolve`, it bears loops of links
     if _held.get(folder) == threading.get_ident():
         yield
         return
