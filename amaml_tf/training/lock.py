@@ -98,7 +98,7 @@ def _oneself() -> dict[str, str | int]:
 def _holder(path: pathlib.Path) -> str:
     try:
         return "process {process} on {host}, since {since}".format(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, RecursionError, TypeError):
         return "another process"  # which is about to write its name
 
 
