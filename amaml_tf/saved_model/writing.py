@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import errno
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -122,8 +124,8 @@ def save_initialization(
             versions.keep_newest(root, keep_versions, written)
     except OSError as error:
         raise UsageError(
-            f"Expected {root} to be a folder that can be written, got {error.strerror}; pass "
-            "another directory."
+            f"Expected {root} to be a folder that can be written, got {error.strerror or error}; "
+            "make room there, or pass another directory."
         ) from error
     return written
 
@@ -185,16 +187,30 @@ def _write(
     # Requests are not differentiated, and the flow's gradient would need its trajectory.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     module = _module(functions, [learner.model, *adapter.layers])
-    tf.saved_model.save(module, str(folder), signatures=functions, options=options)
+    with _as_of_the_system():
+        tf.saved_model.save(module, str(folder), signatures=functions, options=options)
     (folder / versions.EXTRA).mkdir()
     _keras_model(learner, adapter).save(folder / versions.KERAS_MODEL)
     write_contract(folder, _contract(learner, adapter, signatures, functions, about))
     for name, content in files.items():
         (folder / versions.EXTRA / name).write_bytes(content)
     requests = example_requests(adapter, signatures, functions)
-    write_warmup(folder, requests)
+    with _as_of_the_system():
+        write_warmup(folder, requests)
     if check:
         refuse_unless_alike(folder, functions, requests)
+
+
+@contextlib.contextmanager
+def _as_of_the_system() -> Iterator[None]:
+    """Raises TensorFlow's errors in writing files as those of the system.
+
+    (It has one error for a full disk and for a lack of memory.)
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(errno.EIO, error.message.strip().rpartition("; ")[2]) from error
 
 
 def _module(functions: Mapping[str, ConcreteFunction], layers: Sequence[keras.Layer]) -> tf.Module:

@@ -84,6 +84,16 @@ def test_other_counts(tmp_path, value):
         Bounds(max_tasks=value)
 
 
+def test_a_full_disk_is_no_lack_of_memory(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "a/saved_model.pb; No space left")
+
+    monkeypatch.setattr(tf.saved_model, "save", full)
+    with pytest.raises(UsageError, match="can be written, got No space left; make room there, or"):
+        save_initialization(learner_of(network()), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["[x]", "a]b", "back\\slash"])
 def test_folders_in_which_tensorflow_finds_nothing(tmp_path, name):
     with pytest.raises(UsageError, match="Expected the path of an export without"):
