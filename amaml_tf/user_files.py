@@ -6,6 +6,7 @@ import codecs
 import json
 import os
 import pathlib
+import re
 from typing import BinaryIO
 
 from amaml_tf.aliases import PathLike
@@ -43,6 +44,15 @@ def user_path(path: PathLike) -> pathlib.Path:
     if "\0" in str(expanded):
         raise UsageError(f"Expected a path, got {str(path)!r} with a NUL character; remove it.")
     return expanded
+
+
+def require_readable_name(path: PathLike, what: str) -> None:
+    """Raises UsageError if TensorFlow would not find its own files at `path`, of `what`."""
+    if found := re.findall(r"[\[\]\\]", str(path)):
+        raise UsageError(
+            f"Expected the path of {what} without {found[0]}, got {path}: TensorFlow takes it for "
+            "a pattern and finds no files there; pass another."
+        )
 
 
 def find_file(path: PathLike, expected: str, most_bytes: int = MOST_BYTES) -> pathlib.Path:

@@ -14,6 +14,7 @@ optimizer from the learned initialization:
 from __future__ import annotations
 
 import pathlib
+import re
 
 from absl.flags import DEFINE_string, adopt_module_key_flags
 
@@ -47,11 +48,10 @@ _CHECKPOINT = DEFINE_string(
 def main(kind: type[Experiment] = Experiment) -> None:
     """Evaluates a checkpoint of a run."""
     experiment, workdir = flags.trained_experiment(kind), flags.workdir()
-    asked = _CHECKPOINT.value
+    asked, which = _CHECKPOINT.value, _which(workdir)
     name = EVALUATION_FILE if asked == "newest" else f"evaluation_{asked}.json"
     path = evaluation_file(_EVALUATION_FILE.value or str(workdir / name), workdir)
     require_checkpoint(workdir)  # before the data, which can take a while
-    which = _which(workdir)
     experiment.prepare()
     with distributed.replicas(experiment) as replicas:
         family = experiment.make_family()
@@ -70,7 +70,7 @@ def _which(workdir: pathlib.Path) -> int | str:
         return asked
     if asked == "best":
         return best_step(workdir, CheckpointFolder(workdir).steps())
-    if not asked.isdecimal():
+    if not re.fullmatch("[0-9]{1,18}", asked):
         raise UsageError(
             f"Expected checkpoint to be newest, best or the number of a meta-step, got {asked!r}; "
             "pass one of these."

@@ -132,7 +132,9 @@ flags.DEFINE_float(
     "stop_within",
     STOP_WITHIN,
     "Seconds in which SIGINT, SIGTERM or SIGHUP ends the command.",
-    lower_bound=1.0,
+)
+flags.register_validator(
+    "stop_within", lambda seconds: 1 <= seconds <= 86_400, "a number from 1 to 86400 is expected"
 )
 flags.DEFINE_bool(
     "tf32",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import tempfile
 
 from amaml_tf.commands.run_statistics import STATISTICS_FILE
 from amaml_tf.errors import UsageError
@@ -23,7 +24,8 @@ def evaluation_file(value: str, workdir: pathlib.Path) -> pathlib.Path:
     """Returns the JSON file that --evaluation_file names; a CSV file and a figure go beside it.
 
     Raises:
-        UsageError: it does not end in .json, is a folder, or these would overwrite the run.
+        UsageError: it does not end in .json, is a folder, these would overwrite the run, or nothing
+            can be written there.
     """
     path = user_path(value)
     if path.suffix != ".json":
@@ -32,12 +34,13 @@ def evaluation_file(value: str, workdir: pathlib.Path) -> pathlib.Path:
             "are written beside it."
         )
     for written in (path, path.with_suffix(".csv"), path.with_suffix(".png")):
-        if written.is_dir():
+        if os.path.isdir(written):
             raise UsageError(
                 f"Expected --evaluation_file to be a file, got {value}, and {written} is a folder; "
                 "pass another name."
             )
         _refuse_files_of_the_run("evaluation_file", value, written, workdir)
+    _require_room(path)
     return path
 
 
@@ -54,6 +57,19 @@ def export_folder(value: str, workdir: pathlib.Path) -> pathlib.Path:
         )
     _refuse_files_of_the_run("export_dir", value, path, workdir)
     return path
+
+
+def _require_room(path: pathlib.Path) -> None:
+    """Raises UsageError if no file can be made at `path`, before there is something to write."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            path.with_name(f".{path.name}.{'x' * 8}").exists()  # raises if names are too long
+    except OSError as error:
+        raise UsageError(
+            f"Expected a place where {path} can be written, got: {error.strerror}; pass another "
+            "name, make room there, or let this user write there."
+        ) from error
 
 
 def _refuse_files_of_the_run(

@@ -52,7 +52,7 @@ def stored_evaluation(path: pathlib.Path) -> Mapping[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8"))
         whole = {"meta_step", "unit", "settings", "before", "after"} <= set(found)
         return found if whole and isinstance(found["settings"], dict) else None
-    except (OSError, TypeError, ValueError):
+    except (OSError, RecursionError, TypeError, ValueError):
         return None
 
 

@@ -25,7 +25,7 @@ from amaml_tf.training.telling import tell
 
 FLAGS = flags.FLAGS
 
-# A full, read-only, forbidden, broken or lost disk.
+# A full, read-only, forbidden, broken or lost disk, and names that stand for no file there.
 _OF_THE_DISK = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -36,6 +36,12 @@ _OF_THE_DISK = (
     errno.EIO,
     errno.ESTALE,
     errno.ENOTCONN,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOTEMPTY,
 )
 
 
@@ -88,8 +94,8 @@ def run(main: Callable[[type[Experiment]], None], kind: type[Experiment] = Exper
                 raise
             sys.exit(
                 f"{name}: Expected to be able to use {error.filename or 'a file'}, got: "
-                f"{error.strerror}; make room there, give this user the right, or wait until the "
-                "disk is there again, and run the same command again."
+                f"{error.strerror}; make room there, give this user the right, pass another name, "
+                "or wait until the disk is there again, and run the same command again."
             )
 
     define(kind)

@@ -22,6 +22,7 @@ from amaml_tf.distribution import Replicas
 from amaml_tf.errors import UsageError
 from amaml_tf.evaluation import EVALUATION_FILE
 from amaml_tf.experiment import CONFIG_FILE, Experiment
+from amaml_tf.experiment.safeguards import MOST_EPISODES
 from amaml_tf.experiment.task_file import TASK_FILE, write_task
 from amaml_tf.files import sweep
 from amaml_tf.learner.meta_learner import MetaLearner
@@ -37,6 +38,7 @@ _REPLAY_EPISODE = DEFINE_integer(
     None,
     "Adapt to this one training episode, as dropped.csv numbers them, and train nothing.",
     lower_bound=0,
+    upper_bound=MOST_EPISODES,
 )
 
 _PROFILE = DEFINE_integer(

@@ -9,7 +9,9 @@ import time
 
 import keras
 
+from amaml_tf.errors import UsageError
 from amaml_tf.files import write_atomically
+from amaml_tf.user_files import read_json
 
 CLOCK_FILE = "clock.json"
 
@@ -36,9 +38,16 @@ class Clock(keras.callbacks.Callback):
         self._start = 0.0
         self._seconds_at: dict[str, float] = {}
         if self._path.is_file() and step:
-            stored = json.loads(self._path.read_text(encoding="utf-8"))
-            self.first_step_seconds = stored["first_step_seconds"]
-            self._seconds_at = {n: s for n, s in stored["seconds_at"].items() if int(n) <= step}
+            stored = read_json(self._path, "the seconds of a run")
+            try:
+                self.first_step_seconds = float(stored["first_step_seconds"])  # type: ignore[index]
+                seconds_at = stored["seconds_at"].items()  # type: ignore[index]
+                self._seconds_at = {n: float(s) for n, s in seconds_at if int(n) <= step}
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise UsageError(
+                    f"Expected the seconds of a run, got {self._path} with another structure; "
+                    f"remove {workdir}, so that the run is made anew."
+                ) from error
             self.seconds = max(self._seconds_at.values(), default=0.0)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:

@@ -130,7 +130,12 @@ def _train_and_measure(
             experiment.meta_learning_rate, run.budget_seconds
         )
     path = workdir / "curve.json"
-    curve = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    curve = read_json(path, "the curve of a run") if path.is_file() else []
+    if not isinstance(curve, list):
+        raise UsageError(
+            f"Expected the curve of a run, got {path} with another structure; remove {workdir}, "
+            "so that the run is made anew."
+        )
     measured = functools.partial(
         measure, experiment, family, experiment.make_evaluator(learner, family)
     )

@@ -95,7 +95,7 @@ def of_keras(kind: str, name: str, get: Callable[[str], T]) -> T:
     """
     try:
         return get(name)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # Keras makes a TypeError of one that needs arguments
         raise UsageError(
             f"Expected {kind} to be the name of one of Keras, got {name!r}; see "
             f"https://keras.io/api for the {kind}s there are."

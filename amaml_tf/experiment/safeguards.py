@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from amaml_tf.experiment.declaration import ON_RESUMING, Declared, setting
+from amaml_tf.experiment.declaration import MOST_OF_A_SIZE, ON_RESUMING, Declared, setting
 from amaml_tf.training.saving import ON_SAVE_FAILURE
 
 # TensorFlow counts in 32 bits.
 MOST_META_STEPS = 10**9
+MOST_EPISODES = MOST_META_STEPS * MOST_OF_A_SIZE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,10 +35,14 @@ class Safeguards(Declared):
         "Largest fraction of tasks that --on_failure=drop may leave out of 100 meta-steps.",
         0.5,
         least=0,
+        most=1,
         may_change=ON_RESUMING,
     )
     skip_episodes: tuple[int, ...] | None = setting(
-        "Numbers of training episodes to go round.", least=0, may_change=ON_RESUMING
+        "Numbers of training episodes to go round.",
+        least=0,
+        most=MOST_EPISODES,
+        may_change=ON_RESUMING,
     )
     verify_checkpoints: bool | None = setting(
         "Read each checkpoint back. Default: up to 256 MiB.", may_change=ON_RESUMING

@@ -66,7 +66,7 @@ def stored_task(workdir: PathLike) -> TaskFamily | None:
         tokens = values.pop("vocabulary_size", None)
         units = None if units is None else Units.from_values(units)
         return _StoredFamily(loss, units, tokens, **values)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise UsageError(
             f"Expected {path} to say what the tasks of the run are, got a file that does not "
             f"({error}); remove it, and export with --data_dir."

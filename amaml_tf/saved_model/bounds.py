@@ -22,6 +22,8 @@ ROWS = 10_000
 #: server may join the requests of many callers.
 QUERY_ROWS = 1_000
 TASKS = 32
+#: The largest bound: exports count in 32 bits, products with the Hessian up to four times as high.
+LARGEST = 10**8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class Bounds:
         max_tasks: tasks of a request that has several.
 
     Raises:
-        UsageError: a bound is no whole number from 1 on.
+        UsageError: a bound is no whole number from 1 to 100,000,000.
     """
 
     max_gradient_evaluations: int = EVALUATIONS
@@ -47,9 +49,10 @@ class Bounds:
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if not is_count(value):
+            if not is_count(value) or value > LARGEST:
                 raise UsageError(
-                    f"Expected {name} to be a whole number from 1 on, got {value!r}; pass one."
+                    f"Expected {name} to be a whole number from 1 to {LARGEST}, got {value!r}; "
+                    "pass one."
                 )
 
 
@@ -74,11 +77,12 @@ def default_bounds(
         most = fixed
     else:
         most = EVALUATIONS if evaluations is None else math.ceil(MARGIN * evaluations)
-    return Bounds(
-        max_gradient_evaluations=most,
-        max_support_rows=ROWS if rows is None else MARGIN * rows,
-        max_query_rows=ROWS if query_rows is None else max(QUERY_ROWS, MARGIN * query_rows),
-    )
+    bounds = {
+        "max_gradient_evaluations": most,
+        "max_support_rows": ROWS if rows is None else MARGIN * rows,
+        "max_query_rows": ROWS if query_rows is None else max(QUERY_ROWS, MARGIN * query_rows),
+    }
+    return Bounds(**{name: min(bound, LARGEST) for name, bound in bounds.items()})
 
 
 def fixed_evaluations(algorithm: Algorithm) -> int | None:

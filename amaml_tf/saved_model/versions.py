@@ -43,15 +43,6 @@ def local_folder(directory: PathLike) -> Path:
     return Path(directory).expanduser()
 
 
-def require_readable_name(root: Path) -> None:
-    """Raises UsageError if TensorFlow would not find the files of a SavedModel in `root`."""
-    if found := re.findall(r"[\[\]\\]", str(root)):
-        raise UsageError(
-            f"Expected the path of an export without {found[0]}, got {root}: TensorFlow takes it "
-            "for a pattern and finds no files there; pass another directory."
-        )
-
-
 def find_version(directory: PathLike) -> Path:
     """Returns the folder of the highest version in `directory`, or `directory` if it is a version.
 

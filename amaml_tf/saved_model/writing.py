@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from amaml_tf.saved_model.warmup import (
     write_warmup,
 )
 from amaml_tf.units import Units
+from amaml_tf.user_files import require_readable_name
 
 
 def save_initialization(
@@ -99,7 +101,7 @@ def save_initialization(
     """
     _check(learner, keep_versions, query_statistics)
     root = versions.local_folder(directory)
-    versions.require_readable_name(root)
+    require_readable_name(root, "an export")
     versions.require_free(root, version)
     interface = interface_of(
         learner.function,
@@ -123,8 +125,8 @@ def save_initialization(
             versions.keep_newest(root, keep_versions, written)
     except OSError as error:
         raise UsageError(
-            f"Expected {root} to be a folder that can be written, got {error.strerror}; pass "
-            "another directory."
+            f"Expected {root} to be a folder that can be written, got {error.strerror or error}; "
+            "make room there, or pass another directory."
         ) from error
     return written
 
@@ -186,7 +188,7 @@ def _write(
     # Requests are not differentiated, and the flow's gradient would need its trajectory.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     module = _module(functions, [learner.model, *adapter.layers])
-    with _names_of_graphs(module.all_variables):
+    with _names_of_graphs(module.all_variables), _as_of_the_system():
         tf.saved_model.save(module, str(folder), signatures=functions, options=options)
     (folder / versions.EXTRA).mkdir()
     _keras_model(learner, adapter).save(folder / versions.KERAS_MODEL)
@@ -194,7 +196,8 @@ def _write(
     for name, content in files.items():
         (folder / versions.EXTRA / name).write_bytes(content)
     requests = example_requests(adapter, signatures, functions)
-    write_warmup(folder, requests)
+    with _as_of_the_system():
+        write_warmup(folder, requests)
     if check:
         refuse_unless_alike(folder, functions, requests)
 
@@ -211,6 +214,18 @@ def _names_of_graphs(variables: Sequence[tf.Variable]) -> Iterator[None]:
     finally:
         for variable, name in zip(variables, before, strict=True):
             variable._handle_name = name  # noqa: SLF001 - see above
+
+
+@contextlib.contextmanager
+def _as_of_the_system() -> Iterator[None]:
+    """Raises TensorFlow's errors in writing files as those of the system.
+
+    (It has one error for a full disk and for a lack of memory.)
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(errno.EIO, error.message.strip().rpartition("; ")[2]) from error
 
 
 def _module(functions: Mapping[str, ConcreteFunction], layers: Sequence[keras.Layer]) -> tf.Module:

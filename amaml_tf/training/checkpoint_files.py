@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import re
 import shutil
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -12,10 +13,11 @@ import tensorflow as tf
 from amaml_tf.aliases import PathLike
 from amaml_tf.errors import UsageError
 from amaml_tf.files import flush_file, flush_folder, sweep, write_atomically
+from amaml_tf.user_files import require_readable_name
 
 CHECKPOINT_FOLDER = "checkpoints"
 _NAME = "meta_step"
-_FILE = re.compile(rf"{_NAME}-(\d+)\.(index|data-\d+-of-\d+)")
+_FILE = re.compile(rf"{_NAME}-(0|[1-9][0-9]*)\.(index|data-[0-9]+-of-[0-9]+)")
 _DAMAGED = "damaged"
 _UNFINISHED = ".unfinished"
 #: The file in which TensorFlow looks for the newest checkpoint.
@@ -34,17 +36,20 @@ class CheckpointFolder:
 
     Args:
         workdir: folder of the run.
+
+    Raises:
+        UsageError: TensorFlow would find no files in a folder of this name.
     """
 
     def __init__(self, workdir: PathLike) -> None:
+        require_readable_name(workdir, "a run")
         self.path = pathlib.Path(workdir) / CHECKPOINT_FOLDER
 
     def steps(self) -> list[int]:
         """Returns the meta-steps of which there is any file, in increasing order."""
         if not self.path.is_dir():
             return []
-        found = (_FILE.fullmatch(path.name) for path in self.path.iterdir())
-        return sorted({int(match.group(1)) for match in found if match})
+        return sorted(_steps_of(self.path.iterdir()))
 
     def is_used(self) -> bool:
         """Returns whether there is a checkpoint, or was a damaged one."""
@@ -122,8 +127,8 @@ class CheckpointFolder:
         if not self.path.is_dir():
             return
         unfinished = self.path / _UNFINISHED
-        begun = {_step_of(path) for path in unfinished.glob(f"{_NAME}-*.index")}
-        indexed = {_step_of(path) for path in self.path.glob(f"{_NAME}-*.index")}
+        begun = _steps_of(unfinished.glob("*.index"))
+        indexed = _steps_of(self.path.glob("*.index"))
         for step in set(self.steps()) - indexed:
             # A save that moved only its data, or a removal that came only to the index.
             if step in begun or step < max(indexed, default=0):
@@ -142,6 +147,8 @@ class CheckpointFolder:
         for part in ("index", "data"):
             if not any(path.suffix.startswith(f".{part}") for path in paths):
                 raise DamagedError(f"its {part} file is missing")
+        if not all(path.is_file() for path in paths if path.exists()):
+            raise DamagedError("its index or its data is no file, but a folder or a pipe")
         try:
             for path in paths:
                 path.open("rb").close()
@@ -165,5 +172,7 @@ class CheckpointFolder:
         write_atomically(self.path / _STATE, "\n".join([*lines, ""]))
 
 
-def _step_of(path: pathlib.Path) -> int:
-    return int(path.stem.rpartition("-")[2])
+def _steps_of(paths: Iterable[pathlib.Path]) -> set[int]:
+    """Returns the meta-steps of the checkpoints' files among paths."""
+    found = (_FILE.fullmatch(path.name) for path in paths)
+    return {int(match.group(1)) for match in found if match}

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 
 from amaml_tf.files import write_atomically
@@ -64,7 +65,10 @@ class CsvRows:
         if lines and not lines[-1].endswith(("\n", "\r")):
             lines.pop()  # a kill cut it in two
         reader = csv.DictReader(io.StringIO("".join(lines), newline=""), restkey="")
-        rows, columns = list(reader), list(reader.fieldnames or [])
+        try:
+            rows, columns = list(reader), list(reader.fieldnames or [])
+        except csv.Error:  # a cell that is longer than any row
+            rows, columns = [], []
         if lines and not _is_sound(columns, rows):
             aside = _free_name(self._path)
             self._path.rename(aside)
@@ -84,9 +88,10 @@ class CsvRows:
         self._columns = columns
 
 
-def _is_sound(columns: Sequence[str], rows: Sequence[Mapping[str, str | None]]) -> bool:
+def _is_sound(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> bool:
     return columns[:1] == ["step"] and all(
-        None not in row.values() and "" not in row and str(row["step"]).isdecimal() for row in rows
+        None not in row.values() and "" not in row and re.fullmatch("[0-9]{1,18}", row["step"])
+        for row in rows
     )
 
 

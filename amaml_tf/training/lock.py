@@ -32,7 +32,7 @@ def locked(workdir: PathLike) -> Iterator[None]:
     Raises:
         UsageError: another process or thread holds the lock, or the folder cannot be written to.
     """
-    folder = pathlib.Path(workdir).resolve()
+    folder = pathlib.Path(os.path.realpath(workdir))  # unlike `resolve`, it bears loops of links
     if _held.get(folder) == threading.get_ident():
         yield
         return
@@ -98,7 +98,7 @@ def _oneself() -> dict[str, str | int]:
 def _holder(path: pathlib.Path) -> str:
     try:
         return "process {process} on {host}, since {since}".format(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, RecursionError, TypeError):
         return "another process"  # which is about to write its name
 
 

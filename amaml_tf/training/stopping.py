@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from amaml_tf.errors import TOLD
 from amaml_tf.training.telling import tell
@@ -55,6 +57,10 @@ class _Watch:
             for number in SIGNALS
             if signal.getsignal(number) is not signal.SIG_IGN  # as nohup wants it
         }
+        # C++ code that loses `Stopped` may print it by these.
+        self._hooks = sys.excepthook, sys.unraisablehook
+        sys.excepthook = self._unless_raised(sys.excepthook)
+        sys.unraisablehook = self._unless_raised(sys.unraisablehook)
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
         self._fd_before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
@@ -69,6 +75,7 @@ class _Watch:
         signal.set_wakeup_fd(self._fd_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        sys.excepthook, sys.unraisablehook = self._hooks
         os.write(self._writing, b"\0")  # ends the thread, after the signals that came
         self._thread.join()
         os.close(self._writing)
@@ -80,6 +87,13 @@ class _Watch:
         if not self.is_held:
             self.has_raised = True
             raise Stopped(number=number)
+
+    def _unless_raised(self, hook: Callable[..., object]) -> Callable[..., None]:
+        def called(*arguments: Any) -> None:
+            if not self.has_raised:
+                hook(*arguments)
+
+        return called
 
     def _listen(self) -> None:
         with open(self._reading, "rb", buffering=0) as signals:

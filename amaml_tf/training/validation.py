@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from amaml_tf.aliases import PathLike
 from amaml_tf.errors import UsageError
@@ -113,7 +113,7 @@ def best_step(workdir: PathLike, there: Sequence[int]) -> int:
     losses: dict[int, float] = {}
     if path.is_file():
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            losses = _losses(list(csv.DictReader(file)))
+            losses = _losses(csv.DictReader(file))
     best = _best({step: loss for step, loss in losses.items() if step in there})
     if best is None:
         raise UsageError(
@@ -123,10 +123,10 @@ def best_step(workdir: PathLike, there: Sequence[int]) -> int:
     return best
 
 
-def _losses(rows: Sequence[Mapping[str, str]]) -> dict[int, float]:
+def _losses(rows: Iterable[Mapping[str, str]]) -> dict[int, float]:
     try:
         return {int(row["step"]): float(row["loss"]) for row in rows}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UsageError(
             f"Expected columns step and loss of numbers in {VALIDATION_FILE}, got {error}; put "
             "back the file as it was written, or remove it."

@@ -86,6 +86,8 @@ def test_the_newest_is_the_default(workdir):
         ("last", "Expected checkpoint to be newest, best or the number of a meta-step, got 'last'"),
         ("-1", "Expected checkpoint to be newest, best or the number of a meta-step, got '-1'"),
         ("", "Expected checkpoint to be newest, best or the number of a meta-step, got ''"),
+        ("../../1", "Expected checkpoint to be newest, best or the number of a meta-step, got"),
+        ("1" * 30, "Expected checkpoint to be newest, best or the number of a meta-step, got"),
     ],
 )
 def test_others_are_refused(workdir, which, words):

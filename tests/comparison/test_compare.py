@@ -20,6 +20,7 @@ from amaml_tf.comparison.comparison import Comparison
 from amaml_tf.comparison.outcome import Outcome, Spread, stopped
 from amaml_tf.comparison.paired import differences
 from amaml_tf.comparison.plan import Plan
+from amaml_tf.errors import UsageError
 from amaml_tf.evaluation import Estimate
 from amaml_tf.experiment import Experiment
 
@@ -187,6 +188,13 @@ def test_goes_on_from_a_checkpoint(tmp_path, monkeypatch):
     assert result["meta_steps"] == 8
     assert result["seconds"] >= before["4"]
     assert [point["meta_steps"] for point in result["training_curve"]] == [4, 8]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"first_step_seconds": 1, "seconds_at": {"x": 1}}'])
+def test_a_damaged_clock_is_told(tmp_path, text):
+    (tmp_path / "clock.json").write_text(text)
+    with pytest.raises(UsageError, match=r"Expected the seconds of a run, got .*clock\.json"):
+        Clock(tmp_path, 1)
 
 
 def test_a_budget_of_seconds_ends_the_training(tmp_path):

@@ -23,6 +23,8 @@ from amaml_tf.commands import evaluate, export, train
 from amaml_tf.training import LOG_FILE
 
 _WAYS = ("vectorize", "jit_compile")
+#: A run that is killed before each of its operations is short: one checkpoint is removed in it.
+_SHORT = ("--num_meta_steps=4", "--checkpoint_every=1")
 _STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
@@ -204,7 +206,7 @@ def _called(
     """Calls a command; returns what is then there, None if it was killed."""
     if module is not train and not workdir.exists():
         shutil.copytree(runs.quiet, workdir)
-    flags = FLAGS if module is train else ()
+    flags = (*FLAGS, *_SHORT) if module is train else ()
     process = forking.started(
         module,  # type: ignore[arg-type]
         *flags,

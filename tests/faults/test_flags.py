@@ -44,6 +44,12 @@ def call(monkeypatch, new_flags):
         ("--max_corrupt=-1", "max_corrupt to be 0 or more, got -1"),
         ("--seed=one", "flags that --help lists, got a mistake: flag --seed=one: "),
         ("--sead=1", "flags that --help lists, got a mistake: Unknown command line flag 'sead'"),
+        ("--max_dropped=2", "max_dropped to be 1 or less, got 2.0"),
+        ("--skip_episodes=1000001,9999999999999999", "skip_episodes to be 1e+15 or less"),
+        ("--replay_episode=9999999999999999", "flag --replay_episode=9999999999999999: "),
+        ("--stop_within=nan", "flag --stop_within=nan: a number from 1 to 86400 is expected"),
+        ("--nodeterministic=1", "got a mistake: --nodeterministic=1 does not take an argument"),
+        ("--optimizer=Optimizer", "optimizer to be the name of one of Keras, got 'Optimizer'"),
         ("--data_dir=gs://bucket", "a path on this machine, got 'gs://bucket'"),
     ],
 )
@@ -108,6 +114,19 @@ def test_mistakes_in_flag_files(call, tmp_path, data, expected):
     assert "\n" not in words
 
 
+def test_flag_files_that_name_many_others(call, tmp_path):
+    """Each names the next one ten times, so that together they have a billion lines."""
+    for number in range(9):
+        (tmp_path / f"{number}.cfg").write_text(f"--flagfile={tmp_path}/{number + 1}.cfg\n" * 10)
+    (tmp_path / "9.cfg").write_text("--seed=1\n" * 10)
+    words = call(train_command, f"--flagfile={tmp_path}/0.cfg", f"--workdir={tmp_path / 'run'}")
+    assert "Expected flag files of at most 2000 lines together, at most 100 within" in words
+    for number in range(200):
+        (tmp_path / f"{number}.cfg").write_text(f"--flagfile={tmp_path}/{number + 1}.cfg\n")
+    words = call(train_command, f"--flagfile={tmp_path}/0.cfg", f"--workdir={tmp_path / 'run'}")
+    assert f"got more in {tmp_path}/101.cfg" in words
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_flag_files_in_every_encoding(call, tmp_path, encoding):
     path = tmp_path / "flags.cfg"
@@ -151,6 +170,24 @@ def test_evaluation_files_that_would_overwrite_the_run(call, workdir, name, expe
     words = call(evaluate, f"--workdir={workdir}", f"--evaluation_file={path}")
     assert re.search(f"Expected --evaluation_file .*{expected}", words)
     assert {each: each.read_bytes() for each in workdir.rglob("*") if each.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["file/x.json", "loop/x.json", f"{'x' * 245}.json"])
+def test_evaluation_files_that_cannot_be_written_are_told_before_the_evaluation(
+    call, workdir, name
+):
+    (workdir / "loop").symlink_to("loop")
+    (workdir / "file").touch()
+    words = call(evaluate, f"--workdir={workdir}", f"--evaluation_file={workdir / name}")
+    assert re.search("Expected a place where .* can be written, got: .*; pass another name", words)
+
+
+@pytest.mark.parametrize("name", ["loop", "x" * 300, "lr[0.1]"])
+def test_folders_of_runs_that_cannot_be(call, tmp_path, name):
+    (tmp_path / "loop").symlink_to("loop")
+    words = call(train_command, "--hidden_units=2", f"--workdir={tmp_path / name}")
+    assert re.match("amaml: Expected .*, got.*(File exists|too long|a pattern)", words)
+    assert "\n" not in words
 
 
 @pytest.mark.parametrize("name", ["config.json", "checkpoints", "checkpoints/x", "log.csv"])

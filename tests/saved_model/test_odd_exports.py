@@ -75,12 +75,23 @@ def test_no_version_is_above_the_largest(tmp_path):
         versions.publish(folder, tmp_path, None)
 
 
-@pytest.mark.parametrize("value", [0, 1.5, True, "1", float("nan")])
+@pytest.mark.parametrize("value", [0, 1.5, True, "1", float("nan"), 10**9])
 def test_other_counts(tmp_path, value):
-    with pytest.raises(UsageError, match="keep_versions to be a whole number from 1 on"):
-        save_initialization(learner_of(network()), tmp_path, keep_versions=value)
-    with pytest.raises(UsageError, match="max_tasks to be a whole number from 1 on"):
+    if value != 10**9:
+        with pytest.raises(UsageError, match="keep_versions to be a whole number from 1 on"):
+            save_initialization(learner_of(network()), tmp_path, keep_versions=value)
+    with pytest.raises(UsageError, match="max_tasks to be a whole number from 1 to 100000000"):
         Bounds(max_tasks=value)
+
+
+def test_a_full_disk_is_no_lack_of_memory(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "a/saved_model.pb; No space left")
+
+    monkeypatch.setattr(tf.saved_model, "save", full)
+    with pytest.raises(UsageError, match="can be written, got No space left; make room there, or"):
+        save_initialization(learner_of(network()), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["[x]", "a]b", "back\\slash"])

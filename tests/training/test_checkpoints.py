@@ -1,6 +1,7 @@
 """Checkpoints that can be trusted: damage, loss and kills, and what is made of them."""
 
 import errno
+import os
 import pathlib
 
 import keras
@@ -71,12 +72,24 @@ def flip(path):
     path.write_bytes(content)
 
 
+def folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
 DAMAGES = {
     "cut": cut,
     "flipped": flip,
     "empty": lambda path: path.write_bytes(b""),
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "gone": lambda path: path.unlink(),
+    "folder": folder,
+    "pipe": pipe,
 }
 
 
@@ -133,6 +146,12 @@ def test_a_checkpoint_with_weights_that_are_not_finite_is_damaged(run, capsys, m
 
 def test_without_its_list_of_checkpoints_a_run_goes_on(run):
     (run.folder / "checkpoint").unlink()
+    assert run.resumed() == (3, 3.0)
+
+
+def test_copies_of_files_are_no_checkpoints(run):
+    for name in ("meta_step-3 (copy).index", "meta_step-copy.index", "meta_step-04.index"):
+        (run.folder / name).write_bytes(run.file(3).read_bytes())
     assert run.resumed() == (3, 3.0)
 
 

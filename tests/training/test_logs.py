@@ -46,8 +46,10 @@ def test_a_log_without_a_row_begins_anew(tmp_path, text):
         "step,loss\n2\n",
         "step,loss\n2,1,2\n",
         "\0\n",
+        f"step,loss\n2,{'3' * 200_000}\n",
+        f"step,loss\n{'2' * 5_000},3\n",
     ],
-    ids=["semicolons", "a date", "too short", "too long", "no text"],
+    ids=["semicolons", "a date", "too short", "too long", "no text", "a long cell", "a large step"],
 )
 def test_what_is_no_log_any_more_is_set_aside(tmp_path, capsys, text):
     assert went_on(tmp_path / "log.csv", text) == "step,loss\n6,0.5\n"

@@ -1,6 +1,8 @@
 """Signals: what is at work ends as documented, saved, and says how to go on."""
 
 import contextlib
+import ctypes
+import functools
 import signal
 import subprocess
 import sys
@@ -143,6 +145,24 @@ def test_a_stop_that_is_lost_is_raised_in_the_end():
     ):
         signal.raise_signal(signal.SIGHUP)
     assert stopped.value.status == 129
+
+
+def test_what_cpp_code_prints_of_a_stop_is_not_shown(monkeypatch):
+    shown: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    monkeypatch.setattr(sys, "excepthook", lambda *error: shown.append(error))
+    callback = ctypes.CFUNCTYPE(None)
+    raising = callback(functools.partial(signal.raise_signal, signal.SIGTERM))
+    failing = callback(lambda: 1 / 0)
+    with pytest.raises(stopping.Stopped), stopping.caught():  # noqa: PT012
+        failing()
+        assert len(shown) == 1, "what is no stop is shown"
+        raising()
+        failing()  # what is computed after a lost stop can be wrong
+        sys.excepthook(stopping.Stopped, stopping.Stopped(), None)
+    assert len(shown) == 1
+    failing()
+    assert len(shown) == 2
 
 
 class LostSignal(keras.callbacks.Callback):
