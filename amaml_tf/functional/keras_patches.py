@@ -1,11 +1,11 @@
 """Changes to the behaviour of Keras and TensorFlow that the gradient flow needs.
 
-Six functions are replaced permanently when the first model is traced: `tf.nn.moments`,
+Seven functions are replaced permanently when the first model is traced: `tf.nn.moments`,
 `BatchNormalization.call`, `Embedding.call`, `CategoryEncoding.call`, the scaling of losses under a
-`tf.distribute.Strategy`, and the one by which Keras asks for a GPU before it takes a kernel of
-cuDNN for an LSTM or GRU. The replacements do what the originals do, except in a thread that is
-inside one of the contexts below. Therefore threads can trace at the same time, and other code in
-the process sees no difference.
+`tf.distribute.Strategy`, the one by which Keras asks for a GPU before it takes a kernel of cuDNN
+for an LSTM or GRU, and the one by which it keeps what a stateless call assigns. The replacements do
+what the originals do, except in a thread that is inside one of the contexts below. Therefore
+threads can trace at the same time, and other code in the process sees no difference.
 `tests/functional/test_keras_patches.py` asserts the behaviour of Keras and TensorFlow that makes
 each patch necessary, and fails when this behaviour changes.
 """
@@ -44,6 +44,7 @@ class _Wanted(threading.local):
         chosen: bool `[n]`, the examples whose statistics batch normalization computes; None: all.
         whole_losses: losses are not divided by the number of replicas.
         reading: what layers of tokens read; None: what they are given.
+        assigned: notes the variables that stateless calls assign to; None: notes none.
     """
 
     twice_differentiable = False
@@ -52,6 +53,7 @@ class _Wanted(threading.local):
     chosen: tf.Tensor | None = None
     whole_losses = False
     reading: Reading | None = None
+    assigned: list[keras.Variable] | None = None
 
 
 _WANTED = _Wanted()
@@ -129,7 +131,19 @@ def tokens_read(reading: Reading) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _asked_for(**wanted: bool | tf.Tensor | Reading | None) -> Iterator[None]:
+def assignments() -> Iterator[list[keras.Variable]]:
+    """Gives the variables that stateless calls inside assign to.
+
+    Keras returns the new values of non-trainable variables, but not whether they are new, and
+    none of trainable ones.
+    """
+    assigned: list[keras.Variable] = []
+    with _asked_for(assigned=assigned):
+        yield assigned
+
+
+@contextlib.contextmanager
+def _asked_for(**wanted: Any) -> Iterator[None]:
     _install()
     before = {name: getattr(_WANTED, name) for name in wanted}
     _WANTED.__dict__.update(wanted)
@@ -152,6 +166,8 @@ def _install() -> None:
             _RECURRENT._is_gpu_available = _replaced_search(search)  # noqa: SLF001
             name = "scale_loss_for_distribution"
             setattr(losses, name, _replaced_scaling(getattr(losses, name)))
+            scope = keras.StatelessScope
+            scope.add_update = _replaced_update(scope.add_update)
             _installed = True
 
 
@@ -188,6 +204,16 @@ def _replaced_search(original: Any) -> Any:
         return not _WANTED.twice_differentiable and bool(original())
 
     return is_gpu_available
+
+
+def _replaced_update(original: Any) -> Any:
+    @functools.wraps(original)
+    def add_update(self: keras.StatelessScope, update: tuple[keras.Variable, tf.Tensor]) -> None:
+        if _WANTED.assigned is not None:
+            _WANTED.assigned.append(update[0])
+        original(self, update)
+
+    return add_update
 
 
 def _replaced_lookup(original: Any) -> Any:
