@@ -17,7 +17,7 @@ from amaml_tf.functional.checks import (
     refuse_losses_of_activities,
 )
 from amaml_tf.functional.example_pieces import Whole, over_support
-from amaml_tf.functional.example_weights import blanked, counting_inputs
+from amaml_tf.functional.example_weights import blanked, counting_inputs, nan_if_none_counts
 from amaml_tf.functional.loss import Loss, LossWeights, TaskLoss
 from amaml_tf.functional.mapping import map_tasks, traced_once
 from amaml_tf.functional.parameters import ParameterVectors, is_noise
@@ -200,6 +200,8 @@ class FunctionalModel(ParameterVectors):
         outputs, penalty = self.predict(values, state, x, adapting, chosen, whole)
         loss = self.loss(examples[1], outputs, (*examples, None)[2], whole)
         loss = tf.cast(loss, self.dtype) + penalty
+        if chosen is not None:
+            loss = nan_if_none_counts(loss, examples[2] if whole is None else whole.weight)
         return loss, outputs if chosen is None else blanked(outputs, chosen)
 
     # -- a batch of tasks; examples are x, y and weight (or none), the task axis first -----------
