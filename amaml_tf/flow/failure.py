@@ -21,8 +21,8 @@ from amaml_tf.solvers.diagnostics import (
 
 _REASONS = {
     NON_FINITE: "values became infinite or NaN. Look for NaN in its support set, for a loss that "
-    "is unbounded below, and for examples of weight 0 with a loss that cannot leave them out; "
-    "otherwise a smaller step size, rtol or final_time helps",
+    "is unbounded below, for weights that are all 0, and for examples of weight 0 with a loss that "
+    "cannot leave them out; otherwise a smaller step size, rtol or final_time helps",
     STEP_LIMIT: "the solver used all the steps it may take. A looser rtol, a smaller final_time, "
     "a larger max_num_steps or, for long runs, RungeKuttaChebyshev helps",
     STEP_TOO_SMALL: "no step was small enough for the tolerance. Look for a loss that is not "
@@ -69,7 +69,8 @@ def check_losses(losses: tf.Tensor) -> list[tf.Operation]:
     def text() -> tf.Tensor:
         return tf.strings.format(
             _START + "task {} of the batch ({} of {} tasks failed): its query loss is infinite or "
-            "NaN. Look for NaN in its query set and for a loss that has no value there.",
+            "NaN. Look for NaN in its query set, for weights that are all 0, and for a loss that "
+            "has no value there.",
             (
                 tf.argmax(~are_finite),
                 tf.reduce_sum(tf.cast(~are_finite, tf.int32)),

@@ -53,6 +53,32 @@ def refuse_constraints(adapted: Sequence[keras.Variable]) -> None:
         )
 
 
+def refuse_assignments(model: keras.Model, assigned: Sequence[keras.Variable]) -> None:
+    """Raises UsageError if a call assigns to variables, because an inner run would not keep them.
+
+    Random seeds and metrics may change, and so may the statistics of batch normalization: which of
+    them are used is a choice of its own.
+
+    Args:
+        model: the model.
+        assigned: the variables that its call assigns to.
+    """
+    layers = model._flatten_layers()  # noqa: SLF001 - Keras has no public recursive list
+    normalized = [each for each in layers if isinstance(each, keras.layers.BatchNormalization)]
+    may_change = {id(v) for v in model.variables} - {id(v) for v in model.weights}
+    may_change |= {id(v) for layer in normalized for v in layer.weights}
+    may_change |= {id(v) for layer in layers for v in layer.metrics_variables}
+    paths = dict.fromkeys(v.path for v in assigned if id(v) not in may_change)
+    if paths:
+        raise UsageError(
+            f"Expected layers that assign to no variables when they are called, got assignments to "
+            f"{', '.join(paths)}, which an inner run would not keep: it would learn another model "
+            "than the one that predicts. Use layers without such state (in place of "
+            "SpectralNormalization, the layer that it wraps; recurrent layers with stateful=False; "
+            "random numbers by a keras.random.SeedGenerator that is an attribute of the layer)."
+        )
+
+
 def refuse_losses_of_activities(model: keras.Model, losses: Sequence[tf.Tensor]) -> None:
     """Raises UsageError if layers add losses of what they compute, which no weight reaches.
 

@@ -45,6 +45,15 @@ def blanked(outputs: Tensors, chosen: tf.Tensor) -> Tensors:
     return tf.nest.map_structure(one, outputs)
 
 
+def nan_if_none_counts(loss: tf.Tensor, weight: Tensors) -> tf.Tensor:
+    """Returns the loss of one task, NaN (its derivatives too) if no example of the task counts.
+
+    A sum over nothing would be 0: a perfect task in every mean over tasks.
+    """
+    fine = tf.reduce_any(counts(weight))
+    return loss * tf.where(fine, tf.ones([], loss.dtype), float("nan"))
+
+
 def counting_inputs(examples: Examples) -> tuple[Tensors, tf.Tensor | None]:
     """Returns the inputs of one task, and which examples count (None: all)."""
     x, _, *weight = examples

@@ -1,12 +1,12 @@
 """Changes to the behaviour of Keras and TensorFlow that the gradient flow needs.
 
-Seven functions are replaced permanently when the first model is traced: `tf.nn.moments`,
+Eight functions are replaced permanently when the first model is traced: `tf.nn.moments`,
 `BatchNormalization.call`, `Embedding.call`, `CategoryEncoding.call`, the scaling of losses under a
-`tf.distribute.Strategy`, the one by which Keras asks for a GPU before it takes a kernel of
-cuDNN for an LSTM or GRU, and the one that makes a layer's scope in a graph. The replacements do
-what the originals do, except in a thread that is inside one of the contexts below. Therefore
-threads can trace at the same time, and other code in the process sees no difference. (Scopes alone
-differ everywhere, where the originals fail.)
+`tf.distribute.Strategy`, the one by which Keras asks for a GPU before it takes a kernel of cuDNN
+for an LSTM or GRU, the one by which it keeps what a stateless call assigns, and the one that makes a
+layer's scope in a graph (`scopes.py`). The replacements do what the originals do, except in a thread
+that is inside one of the contexts below. Therefore threads can trace at the same time, and other
+code in the process sees no difference. (Scopes alone differ everywhere, where the originals fail.)
 `tests/functional/test_keras_patches.py` asserts the behaviour of Keras and TensorFlow that makes
 each patch necessary, and fails when this behaviour changes.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -28,6 +27,7 @@ import tensorflow as tf
 from keras.src.losses import loss as losses
 
 from amaml_tf.errors import UsageError
+from amaml_tf.functional.scopes import replaced_scope
 
 #: A function of a layer and what it is given, which returns what the layer should read instead.
 Reading: TypeAlias = Callable[
@@ -46,6 +46,7 @@ class _Wanted(threading.local):
         chosen: bool `[n]`, the examples whose statistics batch normalization computes; None: all.
         whole_losses: losses are not divided by the number of replicas.
         reading: what layers of tokens read; None: what they are given.
+        assigned: notes the variables that stateless calls assign to; None: notes none.
     """
 
     twice_differentiable = False
@@ -54,6 +55,7 @@ class _Wanted(threading.local):
     chosen: tf.Tensor | None = None
     whole_losses = False
     reading: Reading | None = None
+    assigned: list[keras.Variable] | None = None
 
 
 _WANTED = _Wanted()
@@ -133,7 +135,19 @@ def tokens_read(reading: Reading) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _asked_for(**wanted: bool | tf.Tensor | Reading | None) -> Iterator[None]:
+def assignments() -> Iterator[list[keras.Variable]]:
+    """Gives the variables that stateless calls inside assign to.
+
+    Keras returns the new values of non-trainable variables, but not whether they are new, and
+    none of trainable ones.
+    """
+    assigned: list[keras.Variable] = []
+    with _asked_for(assigned=assigned):
+        yield assigned
+
+
+@contextlib.contextmanager
+def _asked_for(**wanted: Any) -> Iterator[None]:
     _install()
     before = {name: getattr(_WANTED, name) for name in wanted}
     _WANTED.__dict__.update(wanted)
@@ -154,30 +168,12 @@ def _install() -> None:
                 reader.call = _replaced_lookup(reader.call)
             search = _RECURRENT._is_gpu_available  # noqa: SLF001 - it has no public name
             _RECURRENT._is_gpu_available = _replaced_search(search)  # noqa: SLF001
-            _CORE.name_scope.__init__ = _replaced_scope(_CORE.name_scope.__init__)
+            _CORE.name_scope.__init__ = replaced_scope(_CORE.name_scope.__init__)
             name = "scale_loss_for_distribution"
             setattr(losses, name, _replaced_scaling(getattr(losses, name)))
+            scope = keras.StatelessScope
+            scope.add_update = _replaced_update(scope.add_update)
             _installed = True
-
-
-def scope(name: str) -> str:
-    """Returns the scope of a layer in a graph: its name, if TensorFlow takes that for a scope.
-
-    Keras takes any name of a layer, but fails to trace a layer whose name has a space, a letter
-    beyond ASCII or, where no other layer is around it, an underscore in front.
-    """
-    if re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.-]*", name):
-        return name
-    return "layer_" + re.sub(r"[^A-Za-z0-9_.-]", "_", name)
-
-
-def _replaced_scope(original: Any) -> Any:
-    @functools.wraps(original)
-    def initialize(self: Any, name: str, **options: Any) -> None:
-        original(self, name, **options)
-        self._tf_name_scope = tf.name_scope(scope(name))
-
-    return initialize
 
 
 def _replaced_scaling(original: Any) -> Any:
@@ -213,6 +209,16 @@ def _replaced_search(original: Any) -> Any:
         return not _WANTED.twice_differentiable and bool(original())
 
     return is_gpu_available
+
+
+def _replaced_update(original: Any) -> Any:
+    @functools.wraps(original)
+    def add_update(self: keras.StatelessScope, update: tuple[keras.Variable, tf.Tensor]) -> None:
+        if _WANTED.assigned is not None:
+            _WANTED.assigned.append(update[0])
+        original(self, update)
+
+    return add_update
 
 
 def _replaced_lookup(original: Any) -> Any:

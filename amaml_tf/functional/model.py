@@ -11,9 +11,13 @@ import tensorflow as tf
 from amaml_tf.aliases import Tensors, Vectors
 from amaml_tf.episodes import Examples
 from amaml_tf.functional import example_pieces, keras_patches
-from amaml_tf.functional.checks import check_model, refuse_losses_of_activities
+from amaml_tf.functional.checks import (
+    check_model,
+    refuse_assignments,
+    refuse_losses_of_activities,
+)
 from amaml_tf.functional.example_pieces import Whole, over_support
-from amaml_tf.functional.example_weights import blanked, counting_inputs
+from amaml_tf.functional.example_weights import blanked, counting_inputs, nan_if_none_counts
 from amaml_tf.functional.loss import Loss, LossWeights, TaskLoss
 from amaml_tf.functional.mapping import map_tasks, traced_once
 from amaml_tf.functional.parameters import ParameterVectors, is_noise
@@ -150,10 +154,12 @@ class FunctionalModel(ParameterVectors):
             keras_patches.batch_statistics(self.batch_statistics),
             keras_patches.twice_differentiable(),
             keras_patches.statistics_of_some(chosen),
+            keras_patches.assignments() as assigned,
         ):
             outputs, _, losses = self.model.stateless_call(
                 list(parameters), list(state), x, return_losses=True, **self.call_options(adapting)
             )
+        refuse_assignments(self.model, assigned)
         if chosen is not None or whole is not None:
             refuse_losses_of_activities(self.model, losses)
         penalty = tf.cast(tf.add_n(losses) if losses else tf.zeros([]), self.dtype)
@@ -194,6 +200,8 @@ class FunctionalModel(ParameterVectors):
         outputs, penalty = self.predict(values, state, x, adapting, chosen, whole)
         loss = self.loss(examples[1], outputs, (*examples, None)[2], whole)
         loss = tf.cast(loss, self.dtype) + penalty
+        if chosen is not None:
+            loss = nan_if_none_counts(loss, examples[2] if whole is None else whole.weight)
         return loss, outputs if chosen is None else blanked(outputs, chosen)
 
     # -- a batch of tasks; examples are x, y and weight (or none), the task axis first -----------

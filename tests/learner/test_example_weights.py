@@ -143,6 +143,42 @@ def test_an_example_of_weight_0_changes_no_bit(name, vectorize):
     assert np.all(np.isfinite(list(logs[0].values())))
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_an_example_of_weight_0_changes_no_bit_in_mixed_precision(policy):
+    keras.utils.set_random_seed(0)
+    layers = (LAYERS.Dense(4, dtype=policy), LAYERS.BatchNormalization(dtype=policy))
+    model = keras.Sequential([keras.Input((2,)), *layers, LAYERS.Dense(1, dtype=policy)])
+    problem = problems.dense(num_tasks=2, dtype="float32")._replace(model=model)
+    learner = learner_of(problem, vectorize="off")
+    clean = tf.nest.map_structure(lambda v: tf.cast(v, tf.float32), weighted(problem))
+    one, other = (learner.meta_gradients(each) for each in (clean, tuple(map(with_rubbish, clean))))
+    for expected, found in zip(one.gradients, other.gradients, strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert np.all(np.isfinite(found))
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["support", "query"])
+def test_a_task_without_an_example_that_counts_fails(place):
+    """Its loss would be 0, which would make the mean over tasks too good."""
+    problem = problems.dense(num_tasks=2)
+    episodes = list(weighted(problem))
+    x, y, weight = episodes[place]
+    episodes[place] = x, y, weight * [[1.0], [0.0]]
+    learner = learner_of(problem, vectorize="off", on_failure="drop")
+    found = learner.meta_gradients(tuple(episodes))
+    alone = learner.meta_gradients(tf.nest.map_structure(lambda v: v[:1], tuple(episodes)))
+    assert int(found.diagnostics.num_dropped_tasks) == 1
+    np.testing.assert_allclose(found.loss, alone.loss)
+    for value, expected in zip(found.gradients, alone.gradients, strict=True):
+        np.testing.assert_allclose(value, expected)
+    learner.on_failure = "raise"
+    with pytest.raises(amaml.AdaptationError, match="weights that are all 0"):
+        learner.predict_episodes(tuple(episodes)) if place == 0 else learner.train_on_batch(
+            tuple(episodes)
+        )
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_a_padded_batch_is_its_tasks_one_by_one(name):
     problem = PROBLEMS[name]()

@@ -261,7 +261,6 @@ MODELS = {
         LAYERS.Dense(2, kernel_regularizer="l2", bias_regularizer="l1")
     ),
     "activity": lambda: network(LAYERS.Dense(2, activity_regularizer="l2")),
-    "spectral": lambda: network(LAYERS.SpectralNormalization(LAYERS.Dense(2))),
 }
 
 
