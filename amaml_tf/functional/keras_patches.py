@@ -3,10 +3,11 @@
 Eight functions are replaced permanently when the first model is traced: `tf.nn.moments`,
 `BatchNormalization.call`, `Embedding.call`, `CategoryEncoding.call`, the scaling of losses under a
 `tf.distribute.Strategy`, the one by which Keras asks for a GPU before it takes a kernel of cuDNN
-for an LSTM or GRU, the one by which it keeps what a stateless call assigns, and the one that makes a
-layer's scope in a graph (`scopes.py`). The replacements do what the originals do, except in a thread
-that is inside one of the contexts below. Therefore threads can trace at the same time, and other
-code in the process sees no difference. (Scopes alone differ everywhere, where the originals fail.)
+for an LSTM or GRU, the one by which it keeps what a stateless call assigns, and the one that makes
+a layer's scope in a graph (`scopes.py`). The replacements do what the originals do, except in a
+thread that is inside one of the contexts below. Therefore threads can trace at the same time, and
+other code in the process sees no difference. (Scopes alone differ everywhere, where the originals
+fail.)
 `tests/functional/test_keras_patches.py` asserts the behaviour of Keras and TensorFlow that makes
 each patch necessary, and fails when this behaviour changes.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -20,7 +21,7 @@ def scope(name: str) -> str:
     return "layer_" + re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
-def replaced_scope(original: Any) -> Any:
+def replaced_scope(original: Callable[..., None]) -> Callable[..., None]:
     """Returns `name_scope.__init__` of Keras, with the scopes that `scope` gives."""
 
     @functools.wraps(original)

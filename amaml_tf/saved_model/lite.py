@@ -23,8 +23,8 @@ from tensorflow.lite.python.convert_phase import ConverterError
 from amaml_tf.algorithms.base import Algorithm
 from amaml_tf.algorithms.flow_based import FlowBased
 from amaml_tf.errors import UsageError
-from amaml_tf.functional.scopes import scope
 from amaml_tf.functional.model import FunctionalModel
+from amaml_tf.functional.scopes import scope
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.saved_model.adapting import Adapter
 from amaml_tf.saved_model.bounds import default_bounds

@@ -14,8 +14,8 @@ import tensorflow as tf
 from amaml_tf.aliases import PathLike
 from amaml_tf.episodes import Episodes
 from amaml_tf.errors import UsageError
-from amaml_tf.functional.scopes import scope
 from amaml_tf.functional.query_statistics import require_query_statistics
+from amaml_tf.functional.scopes import scope
 from amaml_tf.learner.meta_learner import MetaLearner
 from amaml_tf.saved_model import versions
 from amaml_tf.saved_model.adapting import Adapter
