@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 import shutil
@@ -46,8 +47,18 @@ class CheckpointFolder:
         self.path = pathlib.Path(workdir) / CHECKPOINT_FOLDER
 
     def steps(self) -> list[int]:
-        """Returns the meta-steps of which there is any file, in increasing order."""
+        """Returns the meta-steps of which there is any file, in increasing order.
+
+        Raises:
+            UsageError: a file, or a link to what is not there, is in the place of the folder.
+        """
         if not self.path.is_dir():
+            if os.path.lexists(self.path):  # to begin anew would lose the run
+                raise UsageError(
+                    f"Expected {self.path} to be a folder of checkpoints, got a file or a link to "
+                    "what is not there; put the folder back, wait until its disk is there again, "
+                    "or pass another workdir."
+                )
             return []
         return sorted(_steps_of(self.path.iterdir()))
 

@@ -149,6 +149,17 @@ def test_without_its_list_of_checkpoints_a_run_goes_on(run):
     assert run.resumed() == (3, 3.0)
 
 
+@pytest.mark.parametrize("place", ["a file", "a lost disk", "a loop"])
+def test_a_folder_that_is_not_there_is_no_new_run(tmp_path, place):
+    folder = tmp_path / training.CHECKPOINT_FOLDER
+    if place == "a file":
+        folder.touch()
+    else:
+        folder.symlink_to(folder if place == "a loop" else tmp_path / "disk" / "checkpoints")
+    with pytest.raises(amaml.UsageError, match="got a file or a link to what is not there; put"):
+        training.has_checkpoint(tmp_path)
+
+
 def test_copies_of_files_are_no_checkpoints(run):
     for name in ("meta_step-3 (copy).index", "meta_step-copy.index", "meta_step-04.index"):
         (run.folder / name).write_bytes(run.file(3).read_bytes())
