@@ -269,8 +269,9 @@ def _nodes(program: tf.types.experimental.ConcreteFunction) -> list[Any]:
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    name = type(error).__name__
     if not lines:
-        return type(error).__name__
-    # AutoGraph puts a traceback before the message.
+        return name
+    # AutoGraph puts a traceback before the message, which begins with the name once more.
     line = lines[-1] if lines[0] == "in user code:" else lines[0]
-    return f"{type(error).__name__}: {line[:200]}"
+    return f"{name}: {line.removeprefix(f'{name}: ')[:200]}"
