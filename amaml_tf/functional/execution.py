@@ -10,9 +10,10 @@ vectorisation nor XLA, so the way is chosen by trying.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -189,7 +190,8 @@ def choose(
     reasons: list[str] = []
     for way in candidates:
         try:
-            attempt(way)
+            with _quietly():
+                attempt(way)
         except UsageError:
             raise
         except _CANNOT as error:
@@ -210,6 +212,21 @@ def choose(
             "both at 'auto', or set vectorize='off' and jit_compile='off'."
         ) from last
     raise last
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps TensorFlow from logging pages about what it cannot vectorise: one line says that."""
+
+    def is_of_others(record: logging.LogRecord) -> bool:
+        return not record.pathname.endswith("parallel_for/pfor.py")
+
+    logger = tf.get_logger()
+    logger.addFilter(is_of_others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_of_others)
 
 
 def require_compilable(program: tf.types.experimental.ConcreteFunction) -> None:
@@ -252,4 +269,9 @@ def _nodes(program: tf.types.experimental.ConcreteFunction) -> list[Any]:
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    name = type(error).__name__
+    if not lines:
+        return name
+    # AutoGraph puts a traceback before the message, which begins with the name once more.
+    line = lines[-1] if lines[0] == "in user code:" else lines[0]
+    return f"{name}: {line.removeprefix(f'{name}: ')[:200]}"

@@ -10,6 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+# Keras does not export the class of models that are graphs of layers.
+from keras.src.models import Functional
+
 from amaml_tf.aliases import Tensors
 from amaml_tf.episodes import Examples
 from amaml_tf.errors import UsageError
@@ -94,7 +97,11 @@ def _copy_states(source: keras.Model, target: keras.Model) -> None:
 
 
 def _copy_of(model: keras.Model) -> keras.Model:
+    layers = model._flatten_layers()  # noqa: SLF001 - Keras has no public recursive list
+    of_layers = isinstance(model, (keras.Sequential, Functional))
     try:
+        if of_layers and any(map(_is_function, layers)):
+            return keras.models.clone_model(model, clone_function=_layer_like, recursive=True)
         return keras.models.clone_model(model)
     except (ValueError, TypeError, NotImplementedError) as error:
         # The class of a user may take no arguments, and then Keras makes no configuration of it.
@@ -103,6 +110,22 @@ def _copy_of(model: keras.Model) -> keras.Model:
                 return type(model)()
         first = f"{error}".split(". ")[0].split("\n")[0]
         raise UsageError(_not_copied(model, first)) from error
+
+
+def _is_function(layer: keras.layers.Layer) -> bool:
+    return type(layer) is keras.layers.Lambda
+
+
+def _layer_like(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Returns a copy of a layer, with the very function of a `Lambda` layer.
+
+    Keras makes it again from its code, only if that is allowed for files, and without its globals.
+    """
+    if not _is_function(layer):
+        return type(layer).from_config(layer.get_config())
+    config = keras.layers.Layer.get_config(layer)
+    options = {"output_shape": layer._output_shape, "mask": layer.mask}  # noqa: SLF001
+    return keras.layers.Lambda(layer.function, arguments=layer.arguments, **options, **config)
 
 
 def _not_copied(model: keras.Model, reason: str) -> str:

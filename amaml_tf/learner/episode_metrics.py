@@ -129,9 +129,11 @@ class EpisodeMetrics:
         self.last_batch.stands.assign(stands)
         self._undone.update_state(tf.cast(~stands, tf.int32))
 
+    @property
+    def reported(self) -> list[keras.metrics.Metric]:
+        """The metrics whose values are reported, in their order."""
+        return self.all if self._counts_failures else list(self._means.values())
+
     def result(self) -> dict[str, tf.Tensor]:
         """Returns the values by name."""
-        own = list(self._means.values())
-        if self._counts_failures:
-            own += [self._dropped, self._undone]
-        return {metric.name: metric.result() for metric in own}
+        return {metric.name: metric.result() for metric in self.reported}

@@ -42,10 +42,12 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
     task axis first. With weights of the examples (Keras's `sample_weight`) it is `((support_x,
     support_y, support_weight), (query_x, query_y, query_weight))`, or one of the two sets has them.
     An example of weight 0 counts nowhere, whatever stands in its place: it pads tasks of different
-    sizes to one. `fit` and `evaluate` take a `tf.data.Dataset` of such batches. They report the
-    loss and the metrics of `compile` on the query sets, after adaptation to the support sets and
-    (with the suffix `_before`) before it. `gradient_evaluations` is the number of gradients of the
-    support loss in one inner run, the mean over the tasks.
+    sizes to one. A task fails if all examples of one of its sets have weight 0.
+
+    `fit` and `evaluate` take a `tf.data.Dataset` of such batches. They report the loss and the
+    metrics of `compile` on the query sets, after adaptation to the support sets and (with the
+    suffix `_before`) before it. `gradient_evaluations` is the number of gradients of the support
+    loss in one inner run, the mean over the tasks.
 
     Args:
         model: a built Keras model; its trainable variables are the initialization.
@@ -192,6 +194,13 @@ class MetaLearner(EpisodeFunctions, SavedLearner):
         """The metrics of `compile`, and those of the losses and gradient evaluations."""
         # Not `super().metrics`: it has Keras's own losses, which stay 0 and would be logged.
         return [] if self._function is None else self._episode_metrics.all
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """The names of the values that `evaluate` returns as a list, in their order."""
+        if self._function is None:
+            return []
+        return [metric.name for metric in self._episode_metrics.reported]
 
     def get_metrics_result(self) -> dict[str, Any]:
         """Returns what `fit` and `evaluate` report of the batches since they have begun."""

@@ -60,6 +60,16 @@ def without_arguments():
     return called(model)
 
 
+def with_functions():
+    factor = 3.0  # which a function has when it is called, and not in its code
+    inner = keras.Sequential(
+        [keras.Input((3,)), LAYERS.Lambda(lambda x: keras.ops.sin(x) * factor)]
+    )
+    power = LAYERS.Lambda(lambda x, n: x**n, output_shape=(3,), arguments={"n": 2})
+    inputs = keras.Input((3,))
+    return keras.Model(inputs, LAYERS.Dense(1)(power(inner(inputs))))
+
+
 class MadeInBuild(keras.Model):
     def __init__(self):
         super().__init__()
@@ -82,10 +92,10 @@ class Random(keras.layers.Layer):
 
 @pytest.mark.parametrize(
     "make",
-    [without_arguments, lambda: called(MadeInBuild())],
-    ids=["layers in a list", "made in build"],
+    [without_arguments, lambda: called(MadeInBuild()), with_functions],
+    ids=["layers in a list", "made in build", "functions"],
 )
-def test_classes_of_models_without_arguments(make):
+def test_models_that_no_configuration_describes(make):
     learner, episodes = learner_of(make()), (examples(), examples())
     copy = learner.adapt(tf.nest.map_structure(lambda v: v[0], episodes[0]))
     expected = learner.predict_episodes(episodes, query_statistics="support").after[1][0]

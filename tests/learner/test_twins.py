@@ -157,6 +157,13 @@ def test_episodes_are_given_in_every_way_that_keras_has(shared):
     np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
 
 
+def test_the_values_of_evaluate_have_the_names_that_keras_has_for_them(shared):
+    learner, data = shared(keras.optimizers.SGD(0.0)), tf.data.Dataset.from_tensors(episodes())
+    named = learner.evaluate(data, verbose=0, return_dict=True)
+    listed = learner.evaluate(data, verbose=0)
+    assert dict(zip(learner.metrics_names, listed, strict=True)) == named
+
+
 def _last(history):
     return {name: values[-1] for name, values in history.history.items()}
 
